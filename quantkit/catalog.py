@@ -1,0 +1,101 @@
+"""Finds plug-ins by file name, without importing them until one is asked for.
+
+A family is a folder of this package (`zoo`, `datasets`, `methods`, `backends`, `targets`, `metrics`); each file in it
+is one plug-in, the file name is its name, and the file's object `plugin` is the plug-in. Others add theirs with an
+entry point in the group `quantkit.<family>`, or with a folder named in the environment variable QUANTKIT_PLUGINS
+(os.pathsep between several) that holds sub-folders of the same names; a variable reaches the case's own process too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from quantkit.errors import UnknownName
+
+FAMILIES = ("zoo", "datasets", "methods", "backends", "targets", "metrics")
+SINGULAR = {"zoo": "model", "datasets": "dataset", "methods": "method", "backends": "backend", "targets": "target", "metrics": "metric"}
+VARIABLE = "QUANTKIT_PLUGINS"
+
+
+class Catalog:
+    """The plug-ins of one family."""
+
+    def __init__(self, family: str):
+        self.family = family
+        self._loaded: dict[str, Any] = {}
+
+    def _sources(self) -> dict[str, Callable[[], Any]]:
+        """Return name -> a function that loads the plug-in; ours first, so that nothing can replace them by accident."""
+        found: dict[str, Callable[[], Any]] = {}
+        folders = [Path(__file__).parent, *(Path(p) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p)]
+        for folder in folders:
+            for file in sorted((folder / self.family).glob("[!_]*.py")):
+                found.setdefault(file.stem, lambda file=file: _load_file(file, self.family))
+        for point in _entry_points(f"quantkit.{self.family}"):
+            found.setdefault(point.name, point.load)
+        return found
+
+    def names(self) -> tuple[str, ...]:
+        """Return all names, sorted. Imports no plug-in."""
+        return tuple(sorted(self._sources()))
+
+    def get(self, name: str) -> Any:
+        """Return the plug-in.
+
+        Raises:
+            UnknownName: no such name; the message has the nearest one and all that are known.
+        """
+        if name not in self._loaded:
+            sources = self._sources()
+            if name not in sources:
+                raise UnknownName(_unknown(SINGULAR[self.family], name, sorted(sources)))
+            self._loaded[name] = sources[name]()
+        return self._loaded[name]
+
+    def file(self, name: str) -> Path | None:
+        """Return the source file of a plug-in, whose text is part of what an artifact was made from."""
+        module = sys.modules.get(type(self.get(name)).__module__)
+        return Path(module.__file__) if module is not None and module.__file__ else None
+
+    def all(self) -> dict[str, Any]:
+        """Return every plug-in by name."""
+        return {name: self.get(name) for name in self.names()}
+
+
+@cache
+def _entry_points(group: str) -> tuple[metadata.EntryPoint, ...]:
+    return tuple(metadata.entry_points(group=group))
+
+
+def _load_file(file: Path, family: str) -> Any:
+    if file.parent.parent == Path(__file__).parent:
+        return importlib.import_module(f"quantkit.{family}.{file.stem}").plugin
+    name = f"quantkit_plugins_{family}_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module.plugin
+
+
+def _unknown(noun: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"no {noun} named '{name}'.{hint} Known: {', '.join(known)}"
+
+
+MODELS = Catalog("zoo")
+DATASETS = Catalog("datasets")
+METHODS = Catalog("methods")
+BACKENDS = Catalog("backends")
+TARGETS = Catalog("targets")
+METRICS = Catalog("metrics")

