@@ -30,17 +30,17 @@ class Catalog:
 
     def __init__(self, family: str):
         self.family = family
-        self._loaded: dict[str, Any] = {}
+        self._loaded: dict[str, tuple[Any, Path]] = {}
 
-    def _sources(self) -> dict[str, Callable[[], Any]]:
-        """Return name -> a function that loads the plug-in; ours first, so that nothing can replace them by accident."""
-        found: dict[str, Callable[[], Any]] = {}
+    def _sources(self) -> dict[str, Callable[[], tuple[Any, Path]]]:
+        """Return name -> a function that loads plug-in and file; ours first, so that nothing replaces them by accident."""
+        found: dict[str, Callable[[], tuple[Any, Path]]] = {}
         folders = [Path(__file__).parent, *(Path(p) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p)]
         for folder in folders:
             for file in sorted((folder / self.family).glob("[!_]*.py")):
                 found.setdefault(file.stem, lambda file=file: _load_file(file, self.family))
         for point in _entry_points(f"quantkit.{self.family}"):
-            found.setdefault(point.name, point.load)
+            found.setdefault(point.name, lambda point=point: _load_point(point))
         return found
 
     def names(self) -> tuple[str, ...]:
@@ -58,12 +58,12 @@ class Catalog:
             if name not in sources:
                 raise UnknownName(_unknown(SINGULAR[self.family], name, sorted(sources)))
             self._loaded[name] = sources[name]()
-        return self._loaded[name]
+        return self._loaded[name][0]
 
-    def file(self, name: str) -> Path | None:
-        """Return the source file of a plug-in, whose text is part of what an artifact was made from."""
-        module = sys.modules.get(type(self.get(name)).__module__)
-        return Path(module.__file__) if module is not None and module.__file__ else None
+    def file(self, name: str) -> Path:
+        """Return the source file of a plug-in: its text is part of what an artifact was made from."""
+        self.get(name)
+        return self._loaded[name][1]
 
     def all(self) -> dict[str, Any]:
         """Return every plug-in by name."""
@@ -75,16 +75,20 @@ def _entry_points(group: str) -> tuple[metadata.EntryPoint, ...]:
     return tuple(metadata.entry_points(group=group))
 
 
-def _load_file(file: Path, family: str) -> Any:
+def _load_point(point: metadata.EntryPoint) -> tuple[Any, Path]:
+    return point.load(), Path(str(importlib.import_module(point.module).__file__))
+
+
+def _load_file(file: Path, family: str) -> tuple[Any, Path]:
     if file.parent.parent == Path(__file__).parent:
-        return importlib.import_module(f"quantkit.{family}.{file.stem}").plugin
+        return importlib.import_module(f"quantkit.{family}.{file.stem}").plugin, file
     name = f"quantkit_plugins_{family}_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    return module.plugin
+    return module.plugin, file
 
 
 def _unknown(noun: str, name: str, known: list[str]) -> str:

@@ -1,26 +1,6 @@
 """Weight-only int8: weights per output channel, activations stay in floating point."""
 
-from quantkit.contracts import Arrays, ModelInfo, Plan, Prepared, Split
+from quantkit.methods._uniform import Uniform
 from quantkit.scheme import Scheme
 
-
-class WeightOnlyInt8:
-    """weight-only int8."""
-
-    name = "int8_weight_only"
-    title = "weight-only int8"
-    baseline = False
-    scheme = Scheme(bits=8)
-    needs_calibration = False
-    profiles = ("fast", "regular", "full")
-
-    def unsupported(self, model: ModelInfo) -> str | None:
-        """No model is refused here; what a toolchain cannot quantize, the backend says."""
-        return None
-
-    def prepare(self, network, example: Arrays, calibration: Split | None) -> Prepared:
-        """Return the network with one scheme for every layer."""
-        return Prepared(network, Plan(self.scheme), example, calibration)
-
-
-plugin = WeightOnlyInt8()
+plugin = Uniform("int8_weight_only", "weight-only int8", Scheme(bits=8))
