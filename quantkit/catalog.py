@@ -21,7 +21,14 @@ from typing import Any
 from quantkit.errors import UnknownName
 
 FAMILIES = ("zoo", "datasets", "methods", "backends", "targets", "metrics")
-SINGULAR = {"zoo": "model", "datasets": "dataset", "methods": "method", "backends": "backend", "targets": "target", "metrics": "metric"}
+SINGULAR = {
+    "zoo": "model",
+    "datasets": "dataset",
+    "methods": "method",
+    "backends": "backend",
+    "targets": "target",
+    "metrics": "metric",
+}
 VARIABLE = "QUANTKIT_PLUGINS"
 
 
@@ -34,13 +41,17 @@ class Catalog:
 
     def _sources(self) -> dict[str, Callable[[], tuple[Any, Path]]]:
         """Return name -> a function that loads plug-in and file; ours first, so that nothing replaces them by accident."""
+        found = self._files()
+        for point in _entry_points(f"quantkit.{self.family}"):
+            found.setdefault(point.name, lambda point=point: _load_point(point))
+        return found
+
+    def _files(self) -> dict[str, Callable[[], tuple[Any, Path]]]:
         found: dict[str, Callable[[], tuple[Any, Path]]] = {}
         folders = [Path(__file__).parent, *(Path(p) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p)]
         for folder in folders:
             for file in sorted((folder / self.family).glob("[!_]*.py")):
                 found.setdefault(file.stem, lambda file=file: _load_file(file, self.family))
-        for point in _entry_points(f"quantkit.{self.family}"):
-            found.setdefault(point.name, lambda point=point: _load_point(point))
         return found
 
     def names(self) -> tuple[str, ...]:
@@ -54,7 +65,9 @@ class Catalog:
             UnknownName: no such name; the message has the nearest one and all that are known.
         """
         if name not in self._loaded:
-            sources = self._sources()
+            sources = self._files()
+            if name not in sources:
+                sources = self._sources()  # only now: asking every installed distribution takes a while
             if name not in sources:
                 raise UnknownName(_unknown(SINGULAR[self.family], name, sorted(sources)))
             self._loaded[name] = sources[name]()

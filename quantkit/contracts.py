@@ -70,6 +70,7 @@ class ModelInfo:
         domain: pytest marker: `vision`, `text`, `audio`, `llm`.
         profiles: the profiles that include it.
         extras: extras it needs beyond the core, e.g. ("transformers",).
+        logits: True where outputs are class or token scores, so that top-1 and KL divergence mean something.
         layers: kinds of layers that hold weights, e.g. ("conv2d", "linear", "lstm", "embedding"); backends and
             methods decide by them what they can do.
     """
@@ -86,6 +87,7 @@ class ModelInfo:
     layers: tuple[str, ...]
     profiles: tuple[Profile, ...] = ("regular", "full")
     extras: tuple[str, ...] = ()
+    logits: bool = True
 
 
 class Model(Protocol):
@@ -123,13 +125,19 @@ class Split:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Where the items come from and what may be done with them."""
+    """Where the items come from and what may be done with them.
+
+    Args:
+        sha256: file below the package's assets -> its hash.
+        fast_items: how many evaluation items the profile `fast` takes; the others take all.
+    """
 
     name: str
     title: str
     licence: str
     provenance: str
-    sha256: Mapping[str, str] = field(default_factory=dict)  # file below assets -> hash
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    fast_items: int = 2_500
 
 
 class Dataset(Protocol):

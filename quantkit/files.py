@@ -24,10 +24,14 @@ def checked(path: Path, sha256: str) -> Path:
         CorruptFile: it is missing, or its hash is another than the recorded one.
     """
     if not path.is_file():
-        raise CorruptFile(f"{path} is missing: expected a file with sha256 {sha256[:12]}…; restore it from the repository")
+        raise CorruptFile(
+            f"{path} is missing: expected a file with sha256 {sha256[:12]}…; restore it from the repository"
+        )
     got = sha256_of(path)
     if got != sha256:
-        raise CorruptFile(f"{path} is corrupt: got sha256 {got[:12]}…, expected {sha256[:12]}…; restore it from the repository")
+        raise CorruptFile(
+            f"{path} is corrupt: got sha256 {got[:12]}…, expected {sha256[:12]}…; restore it from the repository"
+        )
     return path
 
 
@@ -61,6 +65,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 def storage_error(error: OSError, path: Path) -> StorageError:
     """Return the one-line form of an operating system's refusal to write at `path`."""
     if error.errno == errno.ENOSPC:
-        return StorageError(f"no space left on the disk that holds {path}: free some, then run the same command again; it continues")
+        return StorageError(
+            f"no space left on the disk that holds {path}: free some, then run the same command again; it continues"
+        )
     reason = error.strerror or type(error).__name__
     return StorageError(f"cannot write {path}: {reason}; choose a writable folder with --results or QUANTKIT_HOME")

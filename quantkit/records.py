@@ -47,7 +47,9 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if bool(self.values) == bool(self.reason):
-            raise ValueError(f"{self.metric} needs either values or a reason: got {len(self.values)} values and {self.reason!r}")
+            raise ValueError(
+                f"{self.metric} needs either values or a reason: got {len(self.values)} values and {self.reason!r}"
+            )
 
     @classmethod
     def unavailable(cls, metric: str, unit: Unit, better: Literal["lower", "higher"], reason: str) -> Measurement:

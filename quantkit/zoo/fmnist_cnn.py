@@ -1,7 +1,18 @@
 """A small residual CNN on Fashion-MNIST (He et al. 2016, arXiv:1512.03385, basic blocks)."""
 
+from __future__ import annotations
 
-def network():
+from typing import TYPE_CHECKING
+
+from quantkit.contracts import ModelInfo, Quality, Source
+from quantkit.zoo import _load
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+
+def network() -> nn.Module:
     """Return the untrained network: images [n, 1, 28, 28] in 0..1 -> logits [n, 10]."""
     from torch import nn
     from torch.nn import functional
@@ -33,3 +44,40 @@ def network():
         nn.Flatten(),
         nn.Linear(128, 10),
     )
+
+
+class FmnistCnn:
+    """Convolutions, batch norms and one linear layer (satisfies `contracts.Model`)."""
+
+    info = ModelInfo(
+        name="fmnist_cnn",
+        title="small residual CNN",
+        family="cnn",
+        domain="vision",
+        dataset="fashion_mnist",
+        quality=Quality("top1_accuracy", "binary", better="higher", margin=0.01),
+        sources=(
+            Source(
+                "asset",
+                "weights/fmnist_cnn.safetensors",
+                "e282445a83d9ef09dcdfe0e3c002634a41b697898f6f0cad03920db078e7ecc7",
+            ),
+        ),
+        licence="Apache-2.0",
+        provenance="trained by training/fashion_mnist.py on Fashion-MNIST (MIT)",
+        layers=("conv2d", "linear"),
+        profiles=("fast", "regular", "full"),
+    )
+
+    def load(self) -> nn.Module:
+        """Return the trained network, its weights checked against the recorded hash."""
+        return _load.fill(network(), _load.safetensors(self.info.sources))
+
+    def outcomes(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Return 1 where the largest logit is the label's, else 0: [n], from logits [n, 10] and labels [n]."""
+        from quantkit.numerics import outcomes
+
+        return outcomes.top1(outputs, targets)
+
+
+plugin = FmnistCnn()

@@ -1,7 +1,18 @@
 """A small vision transformer on Fashion-MNIST (Dosovitskiy et al. 2021, arXiv:2010.11929)."""
 
+from __future__ import annotations
 
-def network():
+from typing import TYPE_CHECKING
+
+from quantkit.contracts import ModelInfo, Quality, Source
+from quantkit.zoo import _load
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+
+def network() -> nn.Module:
     """Return the untrained network: images [n, 1, 28, 28] in 0..1 -> logits [n, 10]."""
     import torch
     from torch import nn
@@ -51,3 +62,34 @@ def network():
             return self.head(self.norm(self.layers(tokens)).mean(1))
 
     return VisionTransformer()
+
+
+class FmnistVit:
+    """A convolution that cuts patches, then linear layers (satisfies `contracts.Model`)."""
+
+    info = ModelInfo(
+        name="fmnist_vit",
+        title="small vision transformer",
+        family="transformer",
+        domain="vision",
+        dataset="fashion_mnist",
+        quality=Quality("top1_accuracy", "binary", better="higher", margin=0.01),
+        sources=(Source("asset", "weights/fmnist_vit.safetensors", ""),),
+        licence="Apache-2.0",
+        provenance="trained by training/fashion_mnist.py on Fashion-MNIST (MIT)",
+        layers=("conv2d", "linear"),
+        profiles=("fast", "regular", "full"),
+    )
+
+    def load(self) -> nn.Module:
+        """Return the trained network, its weights checked against the recorded hash."""
+        return _load.fill(network(), _load.safetensors(self.info.sources))
+
+    def outcomes(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Return 1 where the largest logit is the label's, else 0: [n], from logits [n, 10] and labels [n]."""
+        from quantkit.numerics import outcomes
+
+        return outcomes.top1(outputs, targets)
+
+
+plugin = FmnistVit()

@@ -3,8 +3,19 @@
 RMSNorm, rotary positions, SwiGLU, tied embedding; a byte-level BPE vocabulary of 2,048 pieces.
 """
 
+from __future__ import annotations
 
-def network():
+from typing import TYPE_CHECKING
+
+from quantkit.contracts import ModelInfo, Quality, Source
+from quantkit.zoo import _load
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+
+def network() -> nn.Module:
     """Return the untrained network: token ids [n, t <= 512] -> logits [n, t, 2048]."""
     import torch
     from torch import nn
@@ -70,3 +81,34 @@ def network():
             return self.head(self.norm(x))
 
     return Decoder()
+
+
+class PydocGpt:
+    """Linear layers around a tied embedding (satisfies `contracts.Model`)."""
+
+    info = ModelInfo(
+        name="pydoc_gpt",
+        title="small decoder language model",
+        family="transformer",
+        domain="llm",
+        dataset="pydoc",
+        quality=Quality("nats_per_token", "score", better="lower", margin=0.01),
+        sources=(Source("asset", "weights/pydoc_gpt.safetensors", ""),),
+        licence="Apache-2.0",
+        provenance="trained by training/pydoc_gpt.py on the Python 3.11 documentation and library (PSF-2.0)",
+        layers=("embedding", "linear"),
+        profiles=("fast", "regular", "full"),
+    )
+
+    def load(self) -> nn.Module:
+        """Return the trained network, its weights checked against the recorded hash."""
+        return _load.fill(network(), _load.safetensors(self.info.sources))
+
+    def outcomes(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Return the mean negative log likelihood of each item, nats per token: [n], from [n, t, 2048] and [n, t]."""
+        from quantkit.numerics import outcomes
+
+        return outcomes.nats_per_token(outputs, targets)
+
+
+plugin = PydocGpt()

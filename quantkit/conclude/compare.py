@@ -1,0 +1,162 @@
+"""From stored results to comparisons: quality item by item, speed round by round, each with its verdict.
+
+The family over which error rates are held is one model on one target: all its methods and backends, which is the
+choice that a reader of one table makes. Quality is adjusted by Holm, speed intervals hold simultaneously (Sidak).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Literal
+
+from quantkit.errors import NoBaseline
+from quantkit.records import Result
+from quantkit.stats.interval import Estimate, ratio_of_medians, simultaneous
+from quantkit.stats.latency import speed_verdict
+from quantkit.stats.retention import Retention, compare, decide
+
+Verdict = Literal["pass", "regression", "inconclusive", "unavailable"]
+FLOOR = 0.03  # relative; a smaller change of speed is never called one (see docs/decisions/0003)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate beside its baseline.
+
+    Args:
+        retention: the paired comparison of quality, or None with `reason`.
+        speedup: median latency of the baseline over the candidate's (2.0 = twice as fast), with the interval in
+            which a repeat of the same run is expected; None where there is no pair of timings.
+        speed: what may be said of it.
+    """
+
+    result: Result
+    baseline: Result | None
+    verdict: Verdict
+    reason: str = ""
+    retention: Retention | None = None
+    speedup: Estimate | None = None
+    speed: Literal["faster", "slower", "inconclusive", "unavailable"] = "unavailable"
+    speed_reason: str = ""
+
+
+def families(results: Iterable[Result]) -> list[list[Result]]:
+    """Return the results of each model on each target, baselines first."""
+    key = lambda result: (result.case.model, result.case.target)  # noqa: E731 - used twice, here only
+    ordered = sorted(results, key=lambda r: (*key(r), r.case.backend, not r.context.get("baseline"), r.case.method))
+    return [list(group) for _, group in groupby(ordered, key=key)]
+
+
+def comparisons(
+    results: Iterable[Result], *, margin: float | None = None, alpha: float = 0.05, confidence: float = 0.95
+) -> list[Comparison]:
+    """Return a comparison for every candidate that was measured.
+
+    Args:
+        margin: largest loss of quality that counts as retained; None takes each model's own.
+    """
+    compared: list[Comparison] = []
+    for family in families(results):
+        candidates = [result for result in family if result.status == "ok" and not result.context.get("baseline")]
+        level = simultaneous(confidence, max(1, len(candidates)))
+        pairs = [_pair(result, _baseline_in(family, result), margin, alpha, level) for result in candidates]
+        compared += _decided(pairs, alpha)
+    return compared
+
+
+def against(
+    results: Iterable[Result], baseline: Iterable[Result], *, margin: float | None = None, alpha: float = 0.05
+) -> list[Comparison]:
+    """Return every result compared with the same case of an older run: quality only, item by item.
+
+    Raises:
+        NoBaseline: the two runs have no case in common.
+    """
+    older = {result.case: result for result in baseline if result.status == "ok"}
+    common = [result for result in results if result.status == "ok" and result.case in older]
+    if not common:
+        raise NoBaseline("the baseline has none of these cases: measure it with the same models, methods and backends")
+    compared: list[Comparison] = []
+    for family in families(common):
+        compared += _decided(
+            [_quality(Comparison(r, older[r.case], "unavailable"), margin, alpha) for r in family], alpha
+        )
+    return compared
+
+
+def pair_of(candidate: Result, baseline: Result, *, margin: float | None = None, alpha: float = 0.05) -> Comparison:
+    """Return the comparison of any two stored cases.
+
+    Speed is compared only where both were timed in the same rounds: timings of different hours say little.
+
+    Raises:
+        NoBaseline: one of them was not measured, or they are of different models.
+    """
+    for result in (candidate, baseline):
+        if result.status != "ok":
+            raise NoBaseline(f"{result.case.id} has no measurement ({result.status}: {result.reason}): run it again")
+    if candidate.case.model != baseline.case.model:
+        raise NoBaseline(f"{candidate.case.id} and {baseline.case.id} are of different models: their items cannot be paired")
+    if candidate.context.get("baseline_key") == baseline.context["answers"]:
+        return _pair(candidate, baseline, margin, alpha, 0.95)
+    reason = f"{candidate.case.id} was not timed in the same rounds as {baseline.case.id}"
+    return _quality(Comparison(candidate, baseline, "unavailable", speed_reason=reason), margin, alpha)
+
+
+def _baseline_in(family: Sequence[Result], candidate: Result) -> Result | None:
+    for result in family:
+        if result.context.get("baseline") and result.status == "ok" and result.case.backend == candidate.case.backend:
+            return result
+    return None
+
+
+def _pair(result: Result, baseline: Result | None, margin: float | None, alpha: float, level: float) -> Comparison:
+    pair = Comparison(
+        result, baseline, "unavailable", reason="" if baseline else "no baseline was measured on this backend"
+    )
+    if result.latencies_s and result.reference_latencies_s:
+        estimate = ratio_of_medians(
+            result.reference_latencies_s, result.latencies_s, confidence=level, seed=0, prediction=True
+        )
+        pair = replace(pair, speedup=estimate, speed=speed_verdict(estimate, FLOOR))
+    return _quality(pair, margin, alpha) if baseline else pair
+
+
+def _quality(pair: Comparison, margin: float | None, alpha: float) -> Comparison:
+    """Add the paired comparison of quality, or the reason why there is none."""
+    candidate, baseline = pair.result, pair.baseline
+    assert baseline is not None
+    quality = candidate.context["quality"]
+    if quality["outcome"] == "none":
+        return replace(pair, reason="random weights: fidelity only")
+    if candidate.context["data"]["sha256"] != baseline.context["data"]["sha256"]:
+        return replace(pair, reason="the baseline was measured on another version of the data: measure it again")
+    if len(candidate.outcomes) != len(baseline.outcomes):
+        counts = f"{len(candidate.outcomes)} and {len(baseline.outcomes)}"
+        return replace(
+            pair, reason=f"{counts} items cannot be paired: measure both with the same --profile and --items"
+        )
+    retention = compare(
+        baseline.outcomes,
+        candidate.outcomes,
+        outcome=quality["outcome"],
+        better=quality["better"],
+        margin=quality["margin"] if margin is None else margin,
+        alpha=alpha,
+    )
+    return replace(pair, retention=retention, verdict=retention.verdict, reason="")
+
+
+def _decided(pairs: list[Comparison], alpha: float) -> list[Comparison]:
+    """Adjust the verdicts of a family for the number of comparisons in it."""
+    measured = [pair.retention for pair in pairs if pair.retention is not None]
+    adjusted = iter(decide(measured, alpha)) if measured else iter(())
+    out = []
+    for pair in pairs:
+        if pair.retention is not None:
+            retention = next(adjusted)
+            pair = replace(pair, retention=retention, verdict=retention.verdict)
+        out.append(pair)
+    return out

@@ -1,0 +1,173 @@
+"""The whole story of a benchmark: build every artifact, check its answers, time all of them turn by turn, store.
+
+The cases of one model on one target are executed together, because they are compared with each other: the baseline
+and its candidates are timed in the same rounds, in a random order, each in a fresh process.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from quantkit.environment import fingerprint
+from quantkit.errors import QuantizationError, StorageError, Unsupported
+from quantkit.pipeline import keys, result
+from quantkit.pipeline.arm import Arm
+from quantkit.pipeline.cache import digest, obtain
+from quantkit.pipeline.crew import Crew
+from quantkit.pipeline.plan import baseline_of
+from quantkit.pipeline.settings import Settings, cache_folder
+from quantkit.pipeline.store import Store
+from quantkit.records import Case, Result
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Run:
+    """All that one invocation shares. `fresh` measures again what is stored already."""
+
+    settings: Settings
+    store: Store
+    crew: Crew
+    say: Say
+    fresh: bool = False
+    cache: Path = field(default_factory=cache_folder)
+
+
+def execute(cases: Iterable[Case], run: Run) -> list[Result]:
+    """Return one result for every case; what is stored with the same key is not measured again."""
+    ordered = sorted(cases, key=lambda case: (case.model, case.target))
+    groups = [list(group) for _, group in groupby(ordered, key=lambda case: (case.model, case.target))]
+    return [found for group in groups for found in execute_group(group, run)]
+
+
+def execute_group(cases: list[Case], run: Run) -> list[Result]:
+    """Execute the cases of one model on one target."""
+    stored = {} if run.fresh else stored_results(cases, run)
+    arms = {case: Arm(case) for case in with_baselines([case for case in cases if case not in stored])}
+
+    run.crew.each(arms.values(), lambda arm: build(arm, run))
+    run.crew.each(going(arms), lambda arm: answer(arm, run))
+    race(going(arms), run)
+
+    for arm in arms.values():
+        measured = conclude(arm, arms.get(baseline_of(arm.case)), run)
+        stored[arm.case] = measured
+        run.store.add(measured)
+    return [stored[case] for case in cases]
+
+
+def stored_results(cases: list[Case], run: Run) -> dict[Case, Result]:
+    """Return the results that need not be measured again."""
+    found = {case: run.store.find(keys.result_key(case, run.settings)) for case in cases}
+    return {case: kept for case, kept in found.items() if kept is not None}
+
+
+def with_baselines(cases: list[Case]) -> list[Case]:
+    """Return the cases and the baselines they are compared with, baselines first."""
+    return list(dict.fromkeys([*(baseline_of(case) for case in cases), *cases]))
+
+
+def going(arms: dict[Case, Arm]) -> list[Arm]:
+    """Return the arms that have not ended."""
+    return [arm for arm in arms.values() if arm.ended is None]
+
+
+def build(arm: Arm, run: Run) -> None:
+    """Build the artifact in a process of its own, or take it from the cache."""
+    case, settings = arm.case, run.settings
+
+    def make(folder: Path) -> dict[str, Any]:
+        return run.crew.call("build", case.backend, case, folder, settings, limits=settings.limits)
+
+    with noting_the_end(arm, run, "build"):
+        arm.built = obtain(run.cache / "artifacts", keys.artifact_key(case, settings), make, run.say)
+        if not arm.built.cached:
+            run.say(f"built     {case.id} in {arm.built.facts['elapsed_s']:.1f} s")
+
+
+def answer(arm: Arm, run: Run) -> None:
+    """Answer the evaluation items in a process of its own, or take the answers from the cache."""
+    case, settings = arm.case, run.settings
+    assert arm.built is not None
+    artifact = arm.built.folder
+
+    def make(folder: Path) -> dict[str, Any]:
+        return run.crew.call("evaluate", case.backend, case, artifact, folder, settings, limits=settings.limits)
+
+    with noting_the_end(arm, run, "evaluation"):
+        arm.answered = obtain(run.cache / "answers", keys.evaluation_key(case, settings), make, run.say)
+        if not arm.answered.cached:
+            run.say(
+                f"evaluated {case.id} on {arm.answered.facts['items']} items in {arm.answered.facts['elapsed_s']:.1f} s"
+            )
+
+
+def race(arms: list[Arm], run: Run) -> None:
+    """Time the arms in interleaved rounds, each trial in a fresh process; a finished round survives an interruption."""
+    key = digest(["race", [keys.result_key(arm.case, run.settings) for arm in arms], run.fresh])
+    names = {arm.case.id for arm in arms}
+    kept = {number: trials for number, trials in run.store.parts(key).items() if names <= set(trials)}
+    order, started = random.Random(run.settings.seed), time.monotonic()
+    for number in range(run.settings.rounds if arms else 0):
+        order.shuffle(arms)
+        trials = kept.get(str(number)) or one_round(arms, run)
+        for arm in arms:
+            if arm.ended is None:
+                arm.trials.append(trials[arm.case.id])
+        if str(number) not in kept:
+            run.store.keep_part(key, str(number), trials)
+    if arms:
+        run.say(
+            f"timed     {len(arms)} cases of {arms[0].case.model} in {run.settings.rounds} rounds, {time.monotonic() - started:.0f} s"
+        )
+    run.store.drop_parts(key)
+
+
+def one_round(arms: list[Arm], run: Run) -> dict[str, Any]:
+    """Return one trial of every arm that is still going, one after the other, nothing beside them."""
+    trials: dict[str, Any] = {}
+    for arm in arms:
+        if arm.ended is not None or arm.built is None or arm.answered is None:
+            continue
+        with noting_the_end(arm, run, "timing"):
+            folders = (arm.built.folder, arm.answered.folder)
+            trials[arm.case.id] = run.crew.call(
+                "trial", arm.case.backend, arm.case, *folders, run.settings, limits=run.settings.limits
+            )
+    return trials
+
+
+@contextmanager
+def noting_the_end(arm: Arm, run: Run, phase: str) -> Iterator[None]:
+    """Turn an error of one case into that arm's end; an error of the storage ends the run."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except QuantizationError as error:
+        arm.ended = error
+        word = "unsupported" if isinstance(error, Unsupported) else "failed"
+        run.say(f"{word}: {arm.case.id} at its {phase}: {error}")
+
+
+def conclude(arm: Arm, baseline: Arm | None, run: Run) -> Result:
+    """Return the record of an arm, compared with its baseline where that got as far."""
+    head = {
+        "key": keys.result_key(arm.case, run.settings),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fingerprint": fingerprint(),
+    }
+    if arm.ended is not None or arm.built is None or arm.answered is None:
+        status = "unsupported" if isinstance(arm.ended, Unsupported) else "failed"
+        return Result(arm.case, status, reason=str(arm.ended), **head)
+    reference = baseline if baseline is not None and baseline is not arm and baseline.ended is None else None
+    return result.assemble(arm, reference, run.settings, head)

@@ -1,0 +1,142 @@
+"""What happens inside a case's own process: build the artifact, answer every item, or run one timed trial."""
+
+from __future__ import annotations
+
+import gc
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantkit.catalog import BACKENDS, DATASETS, METHODS, MODELS, TARGETS
+from quantkit.contracts import Session, Split, Target, Trial
+from quantkit.errors import CalibrationError, QuantizationError
+from quantkit.pipeline.settings import Settings
+from quantkit.records import Case
+
+OUTPUTS, TIMED_INPUTS = "outputs.npy", "inputs.npz"
+INPUTS = 8  # timed calls go round this many items, so that no answer is served from a warm branch predictor alone
+
+
+def build(case: Case, folder: Path, settings: Settings) -> dict[str, Any]:
+    """Turn the model into the artifact's files in `folder`; return the build report and the seconds it took."""
+    started = time.perf_counter()
+    model, method = MODELS.get(case.model), METHODS.get(case.method)
+    dataset = DATASETS.get(model.info.dataset)
+    calibration = dataset.calibration(settings.calibration) if method.needs_calibration else None
+    if calibration is not None:
+        check_calibration(calibration)
+    example = dataset.evaluation(1).item(0)
+    prepared = method.prepare(model.load(), example, calibration)
+    report = BACKENDS.get(case.backend).build(prepared, folder, settings.threads)
+    return {"report": asdict(report), "elapsed_s": time.perf_counter() - started}
+
+
+def check_calibration(split: Split) -> None:
+    """Refuse calibration data that would give meaningless ranges.
+
+    Raises:
+        CalibrationError: no items, or values that are not finite, with the name of the first such item.
+    """
+    if not len(split) or not split.inputs:
+        raise CalibrationError(
+            "calibration data is empty: got 0 items, expected at least 1; give the data set a calibration split"
+        )
+    for position, values in enumerate(split.inputs):
+        if len(values) != len(split):
+            raise CalibrationError(
+                f"calibration input {position} has {len(values)} rows for {len(split)} items: give one row an item"
+            )
+        bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        if bad.any():
+            first = split.ids[int(np.argmax(bad))]
+            raise CalibrationError(
+                f"calibration data holds nan or inf in {int(bad.sum())} of {len(split)} items, the first is {first}: remove or repair them"
+            )
+
+
+def evaluate(case: Case, folder: Path, kept: Path, settings: Settings) -> dict[str, Any]:
+    """Answer every evaluation item one by one, on the artifact itself; keep the outputs, return the outcomes.
+
+    The inputs of the first items are kept too, so that a timed process needs neither the data set nor the model.
+    """
+    started = time.perf_counter()
+    model = MODELS.get(case.model)
+    split = evaluation_items(case, settings)
+    session, _ = _open(case, folder, settings)
+    rows = [session.fetch(session.run(session.feed(split.item(i)))) for i in range(len(split))]
+    session.close()
+    answers = np.concatenate(rows).astype(np.float32, copy=False)
+    if not np.isfinite(answers).all():
+        wrong = int((~np.isfinite(answers.reshape(len(answers), -1)).all(axis=1)).sum())
+        raise QuantizationError(
+            f"{case.id} answers nan or inf on {wrong} of {len(answers)} items: the artifact is not usable"
+        )
+    np.save(kept / OUTPUTS, answers)
+    np.savez(kept / TIMED_INPUTS, *(values[:INPUTS] for values in split.inputs))
+    outcomes = None
+    if model.info.quality.outcome != "none":
+        outcomes = model.outcomes(answers, split.targets).astype(float).tolist()
+    return {"outcomes": outcomes, "items": len(split), "elapsed_s": time.perf_counter() - started}
+
+
+def evaluation_items(case: Case, settings: Settings) -> Split:
+    """Return the evaluation items that these settings ask for."""
+    dataset = DATASETS.get(MODELS.get(case.model).info.dataset)
+    fast = dataset.info.fast_items if settings.profile == "fast" else None
+    return dataset.evaluation(settings.items if settings.items is not None else fast)
+
+
+def trial(case: Case, folder: Path, kept: Path, settings: Settings) -> dict[str, Any]:
+    """Open the artifact, call it once, warm up, then time call after call: one round of one arm."""
+    started = time.perf_counter()
+    with np.load(kept / TIMED_INPUTS) as file:
+        columns = [file[name] for name in file.files]
+    inputs = [tuple(column[i : i + 1] for column in columns) for i in range(len(columns[0]))]
+    target = TARGETS.get(case.target)
+    idle = target.peak_memory()
+    session, target = _open(case, folder, settings)
+    fed = [session.feed(item) for item in inputs]
+    first = _timed(session, target, fed[0])
+    latencies = _steady(session, target, fed, settings)
+    peak = target.peak_memory()
+    session.close()
+    done = Trial(session.load_s, session.compile_s, first, tuple(latencies), peak, idle)
+    return {"trial": asdict(done), "elapsed_s": time.perf_counter() - started}
+
+
+def _open(case: Case, folder: Path, settings: Settings) -> tuple[Session, Target]:
+    target = TARGETS.get(case.target)
+    session = BACKENDS.get(case.backend).open(folder, target, settings.threads)
+    return target.attach(session, case), target
+
+
+def _timed(session: Session, target: Target, fed: Any) -> float:
+    """Return the seconds of one call, the target waited for at both ends."""
+    target.synchronize()
+    start = target.clock()
+    session.run(fed)
+    target.synchronize()
+    return target.clock() - start
+
+
+def _steady(session: Session, target: Target, fed: list[Any], settings: Settings) -> list[float]:
+    """Warm up, then time calls until the round is over; the garbage collector waits."""
+    gc.collect()
+    gc.disable()
+    _calls(session, target, fed, settings.warmup_s, settings.most_calls)
+    latencies = _calls(session, target, fed, settings.round_s, settings.most_calls)
+    gc.enable()
+    return latencies
+
+
+def _calls(session: Session, target: Target, fed: list[Any], budget_s: float, most: int) -> list[float]:
+    """Time calls until their sum reaches the budget: at least 3, at most `most`."""
+    latencies: list[float] = []
+    spent = 0.0
+    while len(latencies) < 3 or (spent < budget_s and len(latencies) < most):
+        latencies.append(_timed(session, target, fed[len(latencies) % len(fed)]))
+        spent += latencies[-1]
+    return latencies

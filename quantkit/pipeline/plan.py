@@ -1,0 +1,87 @@
+"""The matrix: every case that was asked for, and a reason for every hole in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+
+from quantkit import extras
+from quantkit.catalog import BACKENDS, METHODS, MODELS, TARGETS, Catalog
+from quantkit.pipeline.settings import PROFILES, Settings
+from quantkit.records import Case
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A case, and why it cannot run (empty where it can)."""
+
+    case: Case
+    reason: str = ""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The pytest markers of the case: target and domain."""
+        return self.case.target, MODELS.get(self.case.model).info.domain
+
+
+def plan(
+    models: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    *,
+    backends: Sequence[str] | None = None,
+    targets: Sequence[str] | None = None,
+    profile: str = "fast",
+) -> list[Planned]:
+    """Return all cases of the matrix, model by model; None stands for all that the profile includes.
+
+    Raises:
+        UnknownName: a name that no catalog has; the message has the nearest one.
+    """
+    Settings.of(profile)  # refuses an unknown profile
+    chosen = (
+        _chosen(MODELS, models, lambda plugin: profile in plugin.info.profiles),
+        _chosen(METHODS, methods, lambda plugin: profile in plugin.profiles),
+        _chosen(BACKENDS, backends, lambda plugin: True),
+        _chosen(TARGETS, targets, lambda plugin: not plugin.simulated),
+    )
+    cases = (Case(model, method, backend, target) for model, target, backend, method in product(
+        chosen[0], chosen[3], chosen[2], sorted(chosen[1], key=lambda name: (not METHODS.get(name).baseline, name))
+    ))  # fmt: skip
+    return [Planned(case, unsupported(case) or "") for case in cases]
+
+
+def _chosen(catalog: Catalog, names: Sequence[str] | None, included) -> list[str]:
+    if names is None:
+        return [name for name, plugin in catalog.all().items() if included(plugin)]
+    for name in names:
+        catalog.get(name)
+    return list(dict.fromkeys(names))
+
+
+def unsupported(case: Case) -> str | None:
+    """Return why a case cannot run here, or None. Imports no toolchain."""
+    model, method = MODELS.get(case.model).info, METHODS.get(case.method)
+    backend, target = BACKENDS.get(case.backend), TARGETS.get(case.target)
+    for extra in (*model.extras, backend.extra):
+        if extra and _missing(extra):
+            owner = case.backend if extra == backend.extra else case.model
+            return f"{owner} {_missing(extra)}"
+    if case.target not in backend.targets:
+        return f"{case.backend} does not run on {case.target}: it runs on {', '.join(backend.targets)}"
+    return target.unavailable() or method.unsupported(model) or backend.unsupported(case, model, method.scheme)
+
+
+@cache
+def _missing(extra: str) -> str | None:
+    return extras.missing(extra)
+
+
+def baseline_of(case: Case) -> Case:
+    """Return the full-precision case that a case is compared with: same model, backend and target."""
+    name = next(name for name, method in METHODS.all().items() if method.baseline)
+    return Case(case.model, name, case.backend, case.target)
+
+
+__all__ = ["PROFILES", "Planned", "baseline_of", "plan", "unsupported"]

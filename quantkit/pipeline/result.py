@@ -1,0 +1,93 @@
+"""Puts together the record of a case that went all the way: measurements by every metric, context, raw values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from quantkit.catalog import BACKENDS, DATASETS, METHODS, METRICS, MODELS, TARGETS
+from quantkit.contracts import BuildReport, LayerReport, Observation, Trial
+from quantkit.pipeline.arm import Arm
+from quantkit.pipeline.inside import OUTPUTS
+from quantkit.pipeline.settings import Settings
+from quantkit.records import Result
+
+
+def assemble(arm: Arm, baseline: Arm | None, settings: Settings, head: dict[str, Any]) -> Result:
+    """Return the result of an arm that was built, answered and timed; `baseline` is None for a baseline itself."""
+    observation = observe(arm, baseline)
+    measured = [m for name in METRICS.names() for m in METRICS.get(name).measure(observation)]
+    trials = [t["trial"] for t in baseline.trials] if baseline is not None else []
+    return Result(
+        arm.case,
+        "ok",
+        measurements={m.metric: m for m in measured},
+        outcomes=tuple(observation.outcomes.tolist()) if observation.outcomes is not None else (),
+        latencies_s=tuple(trial.latencies_s for trial in observation.trials),
+        reference_latencies_s=tuple(tuple(trial["latencies_s"]) for trial in trials),
+        context=context(arm, settings)
+        | ({"baseline_key": baseline.answered.key} if baseline and baseline.answered else {}),
+        elapsed_s=elapsed(arm),
+        **head,
+    )
+
+
+def observe(arm: Arm, baseline: Arm | None) -> Observation:
+    """Return what metrics may look at."""
+    assert arm.built is not None and arm.answered is not None
+    outcomes = arm.answered.facts["outcomes"]
+    return Observation(
+        model=MODELS.get(arm.case.model).info,
+        method=arm.case.method,
+        build=build_report(arm.built.facts["report"]),
+        artifact_bytes=arm.built.size_bytes,
+        outputs=np.load(arm.answered.folder / OUTPUTS),
+        reference=np.load(baseline.answered.folder / OUTPUTS) if baseline and baseline.answered else None,
+        outcomes=None if outcomes is None else np.array(outcomes),
+        trials=[Trial(**{**t["trial"], "latencies_s": tuple(t["trial"]["latencies_s"])}) for t in arm.trials],
+    )
+
+
+def build_report(raw: dict[str, Any]) -> BuildReport:
+    """Return the report that the manifest keeps as JSON."""
+    layers = tuple(LayerReport(**layer) for layer in raw["layers"])
+    return BuildReport(
+        layers=layers, **{k: v for k, v in raw.items() if k not in ("layers", "notes")}, notes=tuple(raw["notes"])
+    )
+
+
+def context(arm: Arm, settings: Settings) -> dict[str, Any]:
+    """Return the facts that a reader of the result needs and that no measurement holds."""
+    assert arm.built is not None and arm.answered is not None
+    case, report = arm.case, arm.built.facts["report"]
+    model, method = MODELS.get(case.model).info, METHODS.get(case.method)
+    dataset = DATASETS.get(model.dataset).info
+    return {
+        "profile": settings.profile,
+        "baseline": method.baseline,
+        "threads": settings.threads,
+        "items": arm.answered.facts["items"],
+        "quality": {"name": model.quality.name, "outcome": model.quality.outcome, "margin": model.quality.margin,
+                    "better": model.quality.better},
+        "model": {"licence": model.licence, "provenance": model.provenance, "domain": model.domain, "family": model.family,
+                  "sha256": [source.sha256 for source in model.sources]},
+        "data": {"name": dataset.name, "licence": dataset.licence, "provenance": dataset.provenance, "sha256": dict(dataset.sha256)},
+        "scheme": method.scheme.name if method.scheme.quantized else report["format"],
+        "artifact": arm.built.key,
+        "answers": arm.answered.key,
+        "left_in_float": [f"{layer['name']}: {layer['reason']}" for layer in report["layers"] if layer["reason"]],
+        "notes": report["notes"],
+        "backend_versions": dict(BACKENDS.get(case.backend).versions()),
+        "simulated": TARGETS.get(case.target).simulated,
+    }  # fmt: skip
+
+
+def elapsed(arm: Arm) -> dict[str, float]:
+    """Return the seconds inside the model's own building and running, by phase."""
+    assert arm.built is not None and arm.answered is not None
+    return {
+        "build": arm.built.facts["elapsed_s"],
+        "evaluation": arm.answered.facts["elapsed_s"],
+        "timing": sum(t["elapsed_s"] for t in arm.trials),
+    }
