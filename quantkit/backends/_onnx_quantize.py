@@ -115,6 +115,7 @@ def _dynamic(model: onnx.ModelProto, scheme: Scheme, chosen: set[str], folder: P
     import onnx
 
     tools = importlib.import_module(QUANTIZATION)
+    model = _products(model)
     source, result = folder / "float.onnx", folder / "dynamic.onnx"
     onnx.save(model, source)
     tools.quantize_dynamic(
@@ -134,9 +135,7 @@ def _dynamic(model: onnx.ModelProto, scheme: Scheme, chosen: set[str], folder: P
 def _weight_only(model: onnx.ModelProto, scheme: Scheme, chosen: set[str]) -> Quantized:
     """Pack the weights of matrix products (and of embeddings, in 4 bits) in blocks that share a scale."""
     nbits = importlib.import_module(f"{QUANTIZATION}.matmul_nbits_quantizer")
-    graph = importlib.import_module(f"{QUANTIZATION}.onnx_model").ONNXModel(model)
-    graph.replace_gemm_with_matmul()
-    model = graph.model
+    model = _products(model)
     block, notes = _block(model, scheme, chosen)
     quantizer = nbits.MatMulNBitsQuantizer(
         model,
@@ -149,6 +148,16 @@ def _weight_only(model: onnx.ModelProto, scheme: Scheme, chosen: set[str]) -> Qu
     )
     quantizer.process()
     return quantizer.model.model, [*notes, "products take their activations as blockwise int8 (accuracy_level 4)"]
+
+
+def _products(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with MatMul and Add for Gemm, which only the static quantizer knows.
+
+    The dynamic one does so itself, but renames the node on the way, and then no longer finds it among the excluded.
+    """
+    graph = importlib.import_module(f"{QUANTIZATION}.onnx_model").ONNXModel(model)
+    graph.replace_gemm_with_matmul()
+    return graph.model
 
 
 def _block(model: onnx.ModelProto, scheme: Scheme, chosen: set[str]) -> tuple[int, list[str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from torch._inductor.runtime.cache_dir_utils import cache_dir
 from quantkit.backends import _pytorch_package as packages
 from quantkit.backends import _pytorch_quantize as quantize
 from quantkit.backends._pytorch_errors import export, refusing, without_known_warnings
-from quantkit.backends._pytorch_package import Decision
-from quantkit.contracts import BuildReport, LayerReport, Prepared
+from quantkit.backends._pytorch_package import FOLDED, Decision
+from quantkit.contracts import BuildReport, Prepared
 from quantkit.errors import Unsupported
 from quantkit.scheme import PerTensor, Scheme
 
@@ -30,6 +30,7 @@ NEXT_TO_NOTHING = 0.1  # a model with a smaller share of its weights quantized i
 def build(prepared: Prepared, package: Path, threads: int) -> BuildReport:
     """Write the package and return what is stored in it."""
     decisions = quantize.decide(prepared.network, packages.layers_of(prepared.network), prepared.plan)
+    _check_coverage({d.layer.name: d.quantized for d in decisions}, decisions, prepared.plan.default)
     example = tuple(torch.from_numpy(x) for x in prepared.example)
     began, start = time.time(), time.perf_counter()
     with torch.no_grad(), _threads(threads), without_known_warnings():
@@ -45,7 +46,7 @@ def build(prepared: Prepared, package: Path, threads: int) -> BuildReport:
     if halved:
         stored = [replace(constant, name=constant.name.removeprefix("network.")) for constant in stored]
     layers = packages.report(decisions, stored)
-    _check_coverage(layers, prepared.plan.default)
+    _check_coverage({r.name: r.bits <= 8 for r in layers}, decisions, prepared.plan.default)
     notes = [*_choices(decisions), *_found(source)]
     if _was_cached(package, began):
         notes.append("compile_s is that of a repeated build: the machine code came from inductor's cache")
@@ -67,14 +68,19 @@ def _options(decisions: Sequence[Decision], threads: int) -> dict[str, object]:
     return {"freezing": not folds, "cpp.threads": threads, "aot_inductor.enable_line_tables": False}
 
 
-def _check_coverage(layers: Sequence[LayerReport], scheme: Scheme) -> None:
-    if not scheme.quantized or not layers:
+def _check_coverage(quantized: Mapping[str, bool], decisions: Sequence[Decision], scheme: Scheme) -> None:
+    """Refuse a quantized model that is hardly one.
+
+    Raises:
+        Unsupported: too small a share of the weights; the message names the largest layer left in float and why.
+    """
+    sizes = {d.layer.name: sum(d.layer.weights.values()) for d in decisions}
+    share = sum(size for name, size in sizes.items() if quantized[name]) / max(1, sum(sizes.values()))
+    if not scheme.quantized or share >= NEXT_TO_NOTHING:
         return
-    share = sum(r.weights for r in layers if r.bits <= 8) / sum(r.weights for r in layers)
-    if share < NEXT_TO_NOTHING:
-        left = max((r for r in layers if r.bits > 8), key=lambda r: r.weights)
-        largest = f"{left.kind} '{left.name}' stays in float: {left.reason or 'as planned'}"
-        raise Unsupported(f"only {share:.1%} of the weights would be quantized to {scheme.name}; {largest}")
+    left = max((d for d in decisions if not quantized[d.layer.name]), key=lambda d: sizes[d.layer.name], default=None)
+    largest = f": {left.layer.kind} '{left.layer.name}' stays in float ({left.reason or FOLDED})" if left else ""
+    raise Unsupported(f"only {share:.1%} of the weights would be quantized to {scheme.name}{largest}")
 
 
 def _choices(decisions: Sequence[Decision]) -> Iterator[str]:

@@ -24,20 +24,20 @@ from quantkit.scheme import PerGroup, PerTensor, Scheme
 
 Tensors = tuple[torch.Tensor, ...]
 ARM = platform.machine().lower() in ("arm64", "aarch64")
-NOISE = (  # (logger, start of the message) that importing torchao writes on a machine without CUDA
+NOISE = (  # (logger, part of the message) that importing torchao writes on a machine without CUDA
     ("torchao", "Failed to load "),
-    ("torch.utils._pytree", "<enum 'KernelPreference'> is an Enum subclass"),
+    ("torch.utils._pytree", " is an Enum subclass and is now natively supported by torch.compile"),
 )
 
 
 @contextlib.contextmanager
 def _without_import_noise() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        for name, start in NOISE:
+        for name, part in NOISE:
             logger = logging.getLogger(name)
 
-            def keep(record: logging.LogRecord, start: str = start) -> bool:
-                return not record.getMessage().startswith(start)
+            def keep(record: logging.LogRecord, part: str = part) -> bool:
+                return part not in record.getMessage()
 
             logger.addFilter(keep)
             stack.callback(logger.removeFilter, keep)
@@ -163,7 +163,7 @@ def _config(scheme: Scheme):
         shared = granularity.PerTensor()
     if scheme.activations == "none":
         return Int8WeightOnlyConfig(granularity=shared, set_inductor_config=False)
-    return Int8DynamicActivationInt8WeightConfig(granularity=(granularity.PerRow(), shared), set_inductor_config=False)
+    return Int8DynamicActivationInt8WeightConfig(granularity=[granularity.PerRow(), shared], set_inductor_config=False)
 
 
 def _static(prepared: Prepared, example: Tensors, decisions: Sequence[Decision]) -> tuple[nn.Module, float]:

@@ -176,9 +176,7 @@ def _no_operation(model: ModelInfo, scheme: Scheme) -> str | None:
         kind = "static" if scheme.activations == "static" else "weight-only"
         return f"ONNX Runtime's {kind} quantizer has no LSTM; the dynamic one has (method int8_dynamic)"
     if "conv2d" in model.layers and model.family == "cnn" and scheme.activations == "none":
-        return (
-            "ONNX Runtime's weight-only form (MatMulNBits) takes matrix products; the convolutions would stay float"
-        )
+        return "ONNX Runtime's weight-only form (MatMulNBits) takes matrix products; the convolutions would stay float"
     if scheme.activations == "none" and "linear" not in model.layers:
         return "ONNX Runtime's weight-only form (MatMulNBits) takes matrix products; this model has none with weights"
     return None

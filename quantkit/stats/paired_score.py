@@ -46,11 +46,8 @@ class Contrast:
 
     def p_worse(self) -> float:
         """Return the sign-flip p-value of "not worse": how often random signs give as large a sum of losses."""
-        if not self.loss.any():
-            return 1.0
         sums = sign_flips(self.loss, self.seed)
-        reached = sums >= self.loss.sum() - 1e-9 * np.abs(self.loss).sum()
-        return float((1 + np.count_nonzero(reached)) / (1 + len(sums)))
+        return _share(sums >= self.loss.sum() - 1e-9 * np.abs(self.loss).sum())  # equal sums differ by rounding
 
     def tails(self) -> Tails:
         """Return a function: supposed drop -> p-values of "the true drop is that or more" and "that or less"."""

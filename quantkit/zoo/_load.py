@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 def wheels() -> Path:
     """Return the folder of what is kept of wheels; a wheel that someone puts there by hand is used as well."""
-    home = os.environ.get("QUANTKIT_HOME")
-    return (Path(home) if home else Path.home() / ".cache" / "quantkit") / "wheels"
+    home = Path(os.environ.get("QUANTKIT_HOME") or Path.home() / ".cache" / "quantkit")
+    return home.expanduser().absolute() / "wheels"
 
 
 def place(source: Source) -> Path:

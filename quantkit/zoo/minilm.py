@@ -81,6 +81,7 @@ class MiniLm:
         layers=("embedding", "linear"),
         profiles=("regular", "full"),
         extras=("transformers",),
+        logits=False,
     )
 
     def load(self) -> nn.Module:

@@ -59,6 +59,7 @@ class Resemblyzer:
         provenance="Resemble AI and Corentin Jemine, weights as carried by the wheel Resemblyzer",
         layers=("lstm", "linear"),
         profiles=("regular", "full"),
+        logits=False,
     )
 
     def load(self) -> nn.Module:
