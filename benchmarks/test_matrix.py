@@ -8,7 +8,7 @@ from quantkit.pytest_benchmark_bridge import report
 
 
 def test_case(quantkit_result, quantkit_gate, benchmark):
-    """Measure one case; a loss of quality or speed is a finding in the table, not a failure, unless `--gate` is given."""
+    """Measure one case; a loss of quality or speed is a finding in the table, not a failure (but see `--gate`)."""
     report(benchmark, quantkit_result)
 
     assert quantkit_result.measurements["latency"].values, "a case that ended well was timed"

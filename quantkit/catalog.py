@@ -13,7 +13,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,10 @@ class Catalog:
         self._loaded: dict[str, tuple[Any, Path]] = {}
 
     def _sources(self) -> dict[str, Callable[[], tuple[Any, Path]]]:
-        """Return name -> a function that loads plug-in and file; ours first, so that nothing replaces them by accident."""
+        """Return name -> a function that loads plug-in and file; ours first, so that nothing replaces them."""
         found = self._files()
         for point in _entry_points(f"quantkit.{self.family}"):
-            found.setdefault(point.name, lambda point=point: _load_point(point))
+            found.setdefault(point.name, partial(_load_point, point))
         return found
 
     def _files(self) -> dict[str, Callable[[], tuple[Any, Path]]]:
@@ -51,7 +51,7 @@ class Catalog:
         folders = [Path(__file__).parent, *(Path(p) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p)]
         for folder in folders:
             for file in sorted((folder / self.family).glob("[!_]*.py")):
-                found.setdefault(file.stem, lambda file=file: _load_file(file, self.family))
+                found.setdefault(file.stem, partial(_load_file, file, self.family))
         return found
 
     def names(self) -> tuple[str, ...]:

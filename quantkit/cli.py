@@ -93,7 +93,9 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", type=int, metavar="N", help="evaluation items")
     parser.add_argument("--rounds", type=int, metavar="N", help="fresh processes per case")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of one session (default: 1)")
-    parser.add_argument("--time-limit", type=float, metavar="S", help="seconds that one process may take (default: 600)")
+    parser.add_argument(
+        "--time-limit", type=float, metavar="S", help="seconds that one process may take (default: 600)"
+    )
     parser.add_argument("--memory-limit", type=float, metavar="GIB", help="memory that one process may take")
 
 
@@ -106,7 +108,9 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _gate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--margin", type=float, help="largest loss that counts as retained (default: each model's own)")
-    parser.add_argument("--baseline", type=Path, metavar="FILE", help="results of an older run to compare each case with")
+    parser.add_argument(
+        "--baseline", type=Path, metavar="FILE", help="results of an older run to compare each case with"
+    )
     _results_argument(parser)
 
 

@@ -103,7 +103,7 @@ class Model(Protocol):
         ...
 
     def outcomes(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Return one outcome per item, shape [items], from outputs [n, ...] and the dataset's targets (NumPy only)."""
+        """Return one outcome per item, [items], from outputs [n, ...] and the data set's targets; NumPy only."""
         ...
 
 
@@ -164,7 +164,7 @@ class Plan:
 
 @dataclass
 class Prepared:
-    """A model ready to be lowered: the network (a copy the backend may change), the plan and the data to calibrate with.
+    """A model ready to be lowered: the network (a copy that may be changed), the plan and the data to calibrate with.
 
     Args:
         network: in eval mode, float32.
@@ -264,7 +264,7 @@ class Backend(Protocol):
     Attributes:
         extra: the extra of ours that installs it; empty for the core.
         build_modules: modules worth importing once before many builds.
-        run_modules: modules that a deployed process would import to run an artifact; nothing else may be needed by `open`.
+        run_modules: modules that a deployed process would import to run an artifact; `open` may need nothing else.
     """
 
     name: str

@@ -27,9 +27,9 @@ def processor() -> tuple[str, tuple[str, ...]]:
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     fields = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
     fields = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    have = set(fields.get("flags", fields.get("Features", "")).split())
     name = fields.get("model name", "") or platform.processor() or platform.machine()
-    return name, tuple(feature for feature in FEATURES if feature in flags)
+    return name, tuple(feature for feature in FEATURES if feature in have)
 
 
 def _sysctl(key: str) -> str:

@@ -1,4 +1,4 @@
-"""One table: import name -> our extra and the distribution that carries it; and the error that names the pip command."""
+"""One table: import name -> distribution and our extra that carries it; and the error with the pip command."""
 
 import importlib
 import importlib.util

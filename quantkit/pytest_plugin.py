@@ -51,8 +51,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(f"--{name}", metavar="A,B", help=f"only these {name} (default: all that the profile includes)")
     group.addoption("--results", metavar="FILE", help="results file (default: .quantkit/results.db)")
     group.addoption("--fresh", action="store_true", help="measure again what is stored already")
-    group.addoption("--gate", metavar="MARGIN|FILE", help="fail on a loss of quality above this margin (0.01 = one point), "
-                    "or against the results of an older run")  # fmt: skip
+    gate = "fail on a loss of quality above this margin (0.01 = one point), or against the results of an older run"
+    group.addoption("--gate", metavar="MARGIN|FILE", help=gate)
     group.addoption("--items", type=int, metavar="N", help="evaluation items (default: the profile's)")
     group.addoption("--rounds", type=int, metavar="N", help="fresh processes per case (default: the profile's)")
     group.addoption("--threads", type=int, metavar="N", help="threads of one session (default: 1)")
@@ -94,6 +94,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(FIXTURE, parameters)
 
 
+def _case(item: pytest.Item) -> Case | None:
+    """Return the case of a benchmark; None for any other test."""
+    return getattr(getattr(item, "callspec", None), "params", {}).get(FIXTURE)
+
+
 def _session(config: pytest.Config) -> Session:
     """Return the session, opened at the first case: results file, processes, settings."""
     if RUN not in config.stash:
@@ -112,8 +117,8 @@ def _run(config: pytest.Config) -> Run:
     memory = option("memory_limit")
     changes |= {"time_limit_s": option("time_limit"), "memory_limit_bytes": memory and int(memory * 2**30)}
     settings = Settings.of(option("profile"), **changes)
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    capture = config.pluginmanager.get_plugin("capturemanager")
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
 
     def say(line: str) -> None:
         with capture.global_and_fixture_disabled():
@@ -129,11 +134,8 @@ def quantkit_result(request: pytest.FixtureRequest, quantkit_case: Case) -> Resu
     """Return the result of this case; fail with one line where it crashed, skip where the toolchain refused it."""
     from quantkit.errors import QuantizationError
 
-    selected = [
-        item.callspec.params[FIXTURE]
-        for item in request.session.items
-        if FIXTURE in getattr(getattr(item, "callspec", None), "params", {}) and not item.get_closest_marker("skip")
-    ]
+    items = [item for item in request.session.items if not item.get_closest_marker("skip")]
+    selected = [case for case in map(_case, items) if case is not None]
     try:
         result = _session(request.config).result(quantkit_case, selected)
     except QuantizationError as error:
@@ -179,7 +181,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Close the processes; say 5 where benchmarks were selected and nothing was measured."""
     if RUN in session.config.stash:
         session.config.stash[RUN].run.crew.__exit__()
-    cases = [item for item in session.items if FIXTURE in getattr(getattr(item, "callspec", None), "params", {})]
+    cases = [item for item in session.items if _case(item) is not None]
     measured = RUN in session.config.stash and any(r.status == "ok" for r in session.config.stash[RUN].results.values())
     if cases and not measured and exitstatus == pytest.ExitCode.OK and not session.config.getoption("collectonly"):
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED

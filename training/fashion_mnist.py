@@ -73,8 +73,8 @@ def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def accuracy(network, images, labels) -> float:
     """Return the share of right answers, in full precision."""
     network.eval()
-    right = sum((network(x).argmax(1) == y).sum().item() for x, y in zip(images.split(500), labels.split(500), strict=True))
-    return right / len(labels)
+    batches = zip(images.split(500), labels.split(500), strict=True)
+    return sum((network(x).argmax(1) == y).sum().item() for x, y in batches) / len(labels)
 
 
 def train(network, data, *, epochs: int, peak: float, batch: int, seed: int, device: str):
@@ -107,7 +107,8 @@ def train(network, data, *, epochs: int, peak: float, batch: int, seed: int, dev
             average.update_parameters(network)
             losses.append(loss.item())
         score = accuracy(average.module, val_images.to(device), val_labels.to(device))
-        print(f"epoch {epoch + 1}/{epochs} loss {np.mean(losses):.4f} validation {score:.4f} {time.time() - start:.0f} s", flush=True)
+        said = f"epoch {epoch + 1}/{epochs} loss {np.mean(losses):.4f} validation {score:.4f}"
+        print(f"{said} {time.time() - start:.0f} s", flush=True)
         if score >= best:
             best, kept = score, {k: v.detach().cpu().clone() for k, v in average.module.state_dict().items()}
     network.cpu().load_state_dict(kept)
@@ -136,7 +137,8 @@ def main() -> None:
         network, validation = train(network, data, epochs=args.epochs, peak=peak, batch=128, seed=0, device=args.device)
         out = ASSETS / "weights" / f"{name}.safetensors"
         out.parent.mkdir(exist_ok=True)
-        card = {"epochs": args.epochs, "seed": 0, "validation": round(validation, 4), "test": round(accuracy(network, *test), 4)}
+        card = {"epochs": args.epochs, "seed": 0, "validation": round(validation, 4)}
+        card["test"] = round(accuracy(network, *test), 4)
         weights = {k: v.contiguous() for k, v in network.state_dict().items() if "num_batches" not in k}
         save_file(weights, out, metadata={k: str(v) for k, v in card.items()})
         print(name, json.dumps(card), flush=True)

@@ -2,8 +2,9 @@
 
     python training/pydoc_gpt.py --docs /usr/share/doc/python3.11/html/_sources --tokens 12e6
 
-Text: the reStructuredText sources of the Python 3.11 documentation (Debian package python3.11-doc; any copy of CPython's
-`Doc` folder will do) and the standard library of the running interpreter, tests left out; both under the PSF licence.
+Text: the reStructuredText sources of the Python 3.11 documentation (Debian package python3.11-doc; any copy of
+CPython's `Doc` folder will do) and the standard library of the running interpreter, tests left out; both under the
+PSF licence.
 Whole documentation files are held out: of 20 parts (by the hash of their path) one is test, one validation. The
 validation part chooses the checkpoint; the test part is read once, after the choice, for the figure on the model card.
 """
@@ -65,11 +66,11 @@ def write_data(split) -> tuple:
     test = items(tokenizer, split["test"], ITEMS, seed=1)
     calibration = items(tokenizer, split["train"][:200], CALIBRATION, seed=2)
     order = np.random.default_rng(3).permutation(ITEMS)  # so that the first n items are a fair sample of all
-    np.savez_compressed(
-        out / "tokens.npz", test=test[0][order], test_bytes=test[1][order], calibration=calibration[0], calibration_bytes=calibration[1]
-    )
+    arrays = {"test": test[0][order], "test_bytes": test[1][order]}
+    np.savez_compressed(out / "tokens.npz", **arrays, calibration=calibration[0], calibration_bytes=calibration[1])
     (out / "test.json").write_text(json.dumps([test[2][i] for i in order], ensure_ascii=False, indent=0))
-    ids = {k: np.concatenate([np.array(e.ids, np.uint16) for e in tokenizer.encode_batch(split[k])]) for k in ("train", "validation")}
+    encoded = {name: tokenizer.encode_batch(split[name]) for name in ("train", "validation")}
+    ids = {name: np.concatenate([np.array(e.ids, np.uint16) for e in texts]) for name, texts in encoded.items()}
     return ids, test
 
 
@@ -128,12 +129,14 @@ def train(network, ids, *, tokens: float, batch: int, peak: float, device: str, 
         losses.append(loss.item())
         if (step + 1) % 200 == 0 or step + 1 == steps:
             score = nats_per_token(network, held, device)
-            print(f"step {step + 1}/{steps} loss {np.mean(losses):.4f} validation {score:.4f} {time.time() - start:.0f} s", flush=True)
+            said = f"step {step + 1}/{steps} loss {np.mean(losses):.4f} validation {score:.4f}"
+            print(f"{said} {time.time() - start:.0f} s", flush=True)
             losses = []
             if score < best:
                 best, kept = score, {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
-            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "generator": generator.get_state()}
-            torch.save(state | {"step": step + 1, "best": best, "kept": kept}, checkpoint)
+            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+            state |= {"generator": generator.get_state(), "step": step + 1, "best": best, "kept": kept}
+            torch.save(state, checkpoint)
     return kept, best
 
 
@@ -151,7 +154,8 @@ def main() -> None:
     ids, (rows, sizes, _) = write_data(split)
     print({k: len(v) for k, v in ids.items()}, flush=True)
     network = build()
-    kept, best = train(network, ids, tokens=args.tokens, batch=8, peak=2e-3, device=args.device, checkpoint=args.checkpoint)
+    how = {"tokens": args.tokens, "batch": 8, "peak": 2e-3, "device": args.device, "checkpoint": args.checkpoint}
+    kept, best = train(network, ids, **how)
     network.cpu().load_state_dict(kept)
     test = nats_per_token(network, torch.from_numpy(rows.astype(np.int64)), "cpu")
     bits = test * rows[:, 1:].size / sizes.sum() / math.log(2)

@@ -2,7 +2,8 @@
 
 Traps that this file steps around: importing `matmul_nbits_quantizer` installs a root logging handler; without
 `quant_pre_process` the weights of an LSTM are no constants yet and stay float; `MatMulNBits` writes a weight that two
-nodes share twice under one name; folded attention masks are stored once for each layer.
+nodes share twice under one name; folded attention masks are stored once for each layer; a graph that the optimizer
+saved may not load, because its next run invents the same names again.
 """
 
 from __future__ import annotations
@@ -134,6 +135,8 @@ def _dynamic(model: onnx.ModelProto, scheme: Scheme, chosen: set[str], folder: P
 
 def _weight_only(model: onnx.ModelProto, scheme: Scheme, chosen: set[str]) -> Quantized:
     """Pack the weights of matrix products (and of embeddings, in 4 bits) in blocks that share a scale."""
+    import numpy as np
+
     nbits = importlib.import_module(f"{QUANTIZATION}.matmul_nbits_quantizer")
     model = _products(model)
     block, notes = _block(model, scheme, chosen)
@@ -146,7 +149,8 @@ def _weight_only(model: onnx.ModelProto, scheme: Scheme, chosen: set[str]) -> Qu
         nodes_to_exclude=_others(model, chosen),
         op_types_to_quantize=("MatMul", "Gather") if scheme.bits == 4 else ("MatMul",),
     )
-    quantizer.process()
+    with np.errstate(invalid="ignore"):  # a row of zeros (padding): it divides 0 by 0, then takes 0 all the same
+        quantizer.process()
     return quantizer.model.model, [*notes, "products take their activations as blockwise int8 (accuracy_level 4)"]
 
 
@@ -187,7 +191,22 @@ def _preprocess(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     source, result = folder / "exported.onnx", folder / "preprocessed.onnx"
     onnx.save(model, source)
     tools.quant_pre_process(source, result, skip_symbolic_shape=True)  # all shapes are fixed: nothing symbolic is left
-    return onnx.load(result)
+    return _prefix_new_names(onnx.load(result), known=_names(model))
+
+
+def _names(model: onnx.ModelProto) -> set[str]:
+    graph = model.graph
+    return {"", *(t.name for t in (*graph.input, *graph.initializer)), *(o for n in graph.node for o in n.output)}
+
+
+def _prefix_new_names(model: onnx.ModelProto, known: set[str]) -> onnx.ModelProto:
+    """Return the graph with the optimizer's own names (`gemm_input_shape`) prefixed: its next run clashes with them."""
+    for item in (*model.graph.initializer, *model.graph.value_info):
+        item.name = item.name if item.name in known else f"folded.{item.name}"
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [name if name in known else f"folded.{name}" for name in names]
+    return model
 
 
 def _unshare(model: onnx.ModelProto) -> None:

@@ -92,6 +92,8 @@ def _choices(decisions: Sequence[Decision]) -> Iterator[str]:
         yield "per tensor: one scale, repeated for each channel, because inductor fuses int8 kernels only with those"
     if any(s.bits == 8 and s.activations == "none" for s in schemes):
         yield "weight freezing is off: it would fold the int8 weights back to float32"
+    if any(s.activations == "static" for s in schemes):
+        yield "static: weight scales may be smaller than 2^-12, where torchao's default stops"
     if any(s.activations == "static" for s in schemes) and quantize.reduced_range():
         yield "no VNNI: activations take 7 bits, so that 16-bit sums cannot overflow"
 

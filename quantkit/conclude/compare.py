@@ -98,7 +98,9 @@ def pair_of(candidate: Result, baseline: Result, *, margin: float | None = None,
         if result.status != "ok":
             raise NoBaseline(f"{result.case.id} has no measurement ({result.status}: {result.reason}): run it again")
     if candidate.case.model != baseline.case.model:
-        raise NoBaseline(f"{candidate.case.id} and {baseline.case.id} are of different models: their items cannot be paired")
+        raise NoBaseline(
+            f"{candidate.case.id} and {baseline.case.id} are of different models: their items cannot be paired"
+        )
     if candidate.context.get("baseline_key") == baseline.context["answers"]:
         return _pair(candidate, baseline, margin, alpha, 0.95)
     reason = f"{candidate.case.id} was not timed in the same rounds as {baseline.case.id}"

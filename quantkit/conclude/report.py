@@ -45,12 +45,11 @@ def _title(first: Result, measured: list[Result]) -> str:
     context = measured[0].context
     quality = context["quality"]
     simulated = " SIMULATED clock and memory;" if context["simulated"] else ""
-    judged = (
-        f"{quality['name']} ({quality['better']} is better)"
-        if quality["outcome"] != "none"
-        else "fidelity only, random weights"
-    )
-    return f"{case.model} on {case.target}:{simulated} {judged}, {context['items']} items, batch 1, {context['threads']} thread(s)"
+    judged = f"{quality['name']} ({quality['better']} is better)"
+    if quality["outcome"] == "none":
+        judged = "fidelity only, random weights"
+    how = f"{context['items']} items, batch 1, {context['threads']} thread(s)"
+    return f"{case.model} on {case.target}:{simulated} {judged}, {how}"
 
 
 def _row(result: Result, pair: Comparison | None) -> list[str]:

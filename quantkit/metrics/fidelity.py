@@ -1,6 +1,7 @@
 """Fidelity: how far the outputs are from the baseline's on the same items, whatever the labels say."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -31,9 +32,11 @@ class FidelityMetric:
         return measured
 
 
-def _one(name, unit, better, value: float) -> Measurement:
+def _one(name: str, unit: Unit, better: Literal["lower", "higher"], value: float) -> Measurement:
     if np.isposinf(value):
         return Measurement.unavailable(name, unit, better, "outputs are equal to the baseline's")
+    if np.isneginf(value):
+        return Measurement.unavailable(name, unit, better, "the baseline's outputs are all zero")
     return Measurement(name, unit, better, (float(value),))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -81,7 +80,7 @@ def obtain(folder: Path, key: str, make: Callable[[Path], dict[str, Any]], say: 
         folder.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=folder, prefix=".making-"))
         _write_manifest(building, key, make(building))
-        os.replace(building, place)
+        building.replace(place)
     except OSError as error:
         raise storage_error(error, place) from error
     finally:

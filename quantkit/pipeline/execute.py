@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -126,9 +126,8 @@ def race(arms: list[Arm], run: Run) -> None:
         if str(number) not in kept:
             run.store.keep_part(key, str(number), trials)
     if arms:
-        run.say(
-            f"timed     {len(arms)} cases of {arms[0].case.model} in {run.settings.rounds} rounds, {time.monotonic() - started:.0f} s"
-        )
+        seconds = time.monotonic() - started
+        run.say(f"timed     {len(arms)} cases of {arms[0].case.model} in {run.settings.rounds} rounds, {seconds:.0f} s")
     run.store.drop_parts(key)
 
 
@@ -161,13 +160,10 @@ def noting_the_end(arm: Arm, run: Run, phase: str) -> Iterator[None]:
 
 def conclude(arm: Arm, baseline: Arm | None, run: Run) -> Result:
     """Return the record of an arm, compared with its baseline where that got as far."""
-    head = {
-        "key": keys.result_key(arm.case, run.settings),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "fingerprint": fingerprint(),
-    }
-    if arm.ended is not None or arm.built is None or arm.answered is None:
-        status = "unsupported" if isinstance(arm.ended, Unsupported) else "failed"
-        return Result(arm.case, status, reason=str(arm.ended), **head)
-    reference = baseline if baseline is not None and baseline is not arm and baseline.ended is None else None
-    return result.assemble(arm, reference, run.settings, head)
+    if arm.ended is None:
+        reference = baseline if baseline is not None and baseline is not arm and baseline.ended is None else None
+        done = result.assemble(arm, reference, run.settings)
+    else:
+        done = Result(arm.case, "unsupported" if isinstance(arm.ended, Unsupported) else "failed", str(arm.ended))
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return replace(done, key=keys.result_key(arm.case, run.settings), created=created, fingerprint=fingerprint())

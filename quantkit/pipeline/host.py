@@ -20,6 +20,7 @@ import threading
 import time
 import traceback
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from quantkit.errors import QuantizationError
@@ -43,7 +44,7 @@ def watch_parent(parent: int) -> None:
 def work(connection: Connection, job: Job) -> None:
     """Run one job; its output goes to the job's log file, its value or error to the connection."""
     name, arguments, log = job
-    with open(log, "ab", buffering=0) as file:
+    with Path(log).open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
@@ -66,7 +67,7 @@ def _one_line(error: Exception) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())
     text = text if len(text) <= 300 else text[:297] + "..."
-    return f"{type(error).__name__}: {text} ({os.path.basename(last.filename)}:{last.lineno})"
+    return f"{type(error).__name__}: {text} ({Path(last.filename).name}:{last.lineno})"
 
 
 def _fork(connection: Connection, job: Job) -> None:

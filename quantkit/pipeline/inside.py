@@ -52,9 +52,8 @@ def check_calibration(split: Split) -> None:
         bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
         if bad.any():
             first = split.ids[int(np.argmax(bad))]
-            raise CalibrationError(
-                f"calibration data holds nan or inf in {int(bad.sum())} of {len(split)} items, the first is {first}: remove or repair them"
-            )
+            where = f"{int(bad.sum())} of {len(split)} items, the first is {first}"
+            raise CalibrationError(f"calibration data holds nan or inf in {where}: remove or repair them")
 
 
 def evaluate(case: Case, folder: Path, kept: Path, settings: Settings) -> dict[str, Any]:

@@ -122,7 +122,8 @@ def _over(pid: int, started: float, limits: Limits) -> str:
     with contextlib.suppress(psutil.NoSuchProcess):
         used = psutil.Process(pid).memory_info().rss
         if used > limits.memory_bytes:
-            reason = f"killed at {used / 2**30:.1f} GiB: the memory limit is {limits.memory_bytes / 2**30:.1f} GiB (--memory-limit)"
+            limit = f"the memory limit is {limits.memory_bytes / 2**30:.1f} GiB (--memory-limit)"
+            reason = f"killed at {used / 2**30:.1f} GiB: {limit}"
     if reason:
         _kill(pid)
     return reason

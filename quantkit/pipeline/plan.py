@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from typing import Any
 
 from quantkit import extras
 from quantkit.catalog import BACKENDS, METHODS, MODELS, TARGETS, Catalog
-from quantkit.pipeline.settings import PROFILES, Settings
+from quantkit.pipeline.settings import Settings
 from quantkit.records import Case
 
 
@@ -52,7 +53,7 @@ def plan(
     return [Planned(case, unsupported(case) or "") for case in cases]
 
 
-def _chosen(catalog: Catalog, names: Sequence[str] | None, included) -> list[str]:
+def _chosen(catalog: Catalog, names: Sequence[str] | None, included: Callable[[Any], bool]) -> list[str]:
     if names is None:
         return [name for name, plugin in catalog.all().items() if included(plugin)]
     for name in names:
@@ -82,6 +83,3 @@ def baseline_of(case: Case) -> Case:
     """Return the full-precision case that a case is compared with: same model, backend and target."""
     name = next(name for name, method in METHODS.all().items() if method.baseline)
     return Case(case.model, name, case.backend, case.target)
-
-
-__all__ = ["PROFILES", "Planned", "baseline_of", "plan", "unsupported"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from quantkit.pipeline.settings import Settings
 from quantkit.records import Result
 
 
-def assemble(arm: Arm, baseline: Arm | None, settings: Settings, head: dict[str, Any]) -> Result:
+def assemble(arm: Arm, baseline: Arm | None, settings: Settings) -> Result:
     """Return the result of an arm that was built, answered and timed; `baseline` is None for a baseline itself."""
     observation = observe(arm, baseline)
     measured = [m for name in METRICS.names() for m in METRICS.get(name).measure(observation)]
@@ -29,7 +30,6 @@ def assemble(arm: Arm, baseline: Arm | None, settings: Settings, head: dict[str,
         context=context(arm, settings)
         | ({"baseline_key": baseline.answered.key} if baseline and baseline.answered else {}),
         elapsed_s=elapsed(arm),
-        **head,
     )
 
 
@@ -63,24 +63,24 @@ def context(arm: Arm, settings: Settings) -> dict[str, Any]:
     case, report = arm.case, arm.built.facts["report"]
     model, method = MODELS.get(case.model).info, METHODS.get(case.method)
     dataset = DATASETS.get(model.dataset).info
+    quality, data = model.quality, {"name": dataset.name, "licence": dataset.licence, "provenance": dataset.provenance}
     return {
         "profile": settings.profile,
         "baseline": method.baseline,
+        "simulated": TARGETS.get(case.target).simulated,
         "threads": settings.threads,
         "items": arm.answered.facts["items"],
-        "quality": {"name": model.quality.name, "outcome": model.quality.outcome, "margin": model.quality.margin,
-                    "better": model.quality.better},
-        "model": {"licence": model.licence, "provenance": model.provenance, "domain": model.domain, "family": model.family,
-                  "sha256": [source.sha256 for source in model.sources]},
-        "data": {"name": dataset.name, "licence": dataset.licence, "provenance": dataset.provenance, "sha256": dict(dataset.sha256)},
+        "quality": asdict(quality),
+        "model": {name: getattr(model, name) for name in ("domain", "family", "licence", "provenance")}
+        | {"sha256": [source.sha256 for source in model.sources]},
+        "data": data | {"sha256": dict(dataset.sha256)},
         "scheme": method.scheme.name if method.scheme.quantized else report["format"],
         "artifact": arm.built.key,
         "answers": arm.answered.key,
         "left_in_float": [f"{layer['name']}: {layer['reason']}" for layer in report["layers"] if layer["reason"]],
         "notes": report["notes"],
         "backend_versions": dict(BACKENDS.get(case.backend).versions()),
-        "simulated": TARGETS.get(case.target).simulated,
-    }  # fmt: skip
+    }
 
 
 def elapsed(arm: Arm) -> dict[str, float]:

@@ -83,8 +83,8 @@ class Store:
     def add(self, result: Result) -> None:
         """Append a result."""
         payload, case = result.to_json(), result.case
-        row = (result.key, case.model, case.method, case.backend, case.target, result.status)
-        row += (result.fingerprint.get("id", ""), result.created, payload, _hash(payload))
+        row = (result.key, case.model, case.method, case.backend, case.target, result.status,
+               result.fingerprint.get("id", ""), result.created, payload, _hash(payload))  # fmt: skip
         columns = "key, model, method, backend, target, status, machine, created, payload, sha256"
         with self._connection() as connection:
             connection.execute(f"INSERT INTO results ({columns}) VALUES ({','.join('?' * 10)})", row)
@@ -101,7 +101,8 @@ class Store:
     def newest(self, case: Case | None = None) -> list[Result]:
         """Return the newest result of every case, or of one, in the order of the cases."""
         query = """SELECT payload, sha256 FROM results WHERE number IN
-            (SELECT MAX(number) FROM results GROUP BY model, method, backend, target) ORDER BY model, backend, target, number"""
+            (SELECT MAX(number) FROM results GROUP BY model, method, backend, target)
+            ORDER BY model, backend, target, number"""
         with self._connection() as connection:
             results = [self._result(row) for row in connection.execute(query)]
         return [result for result in results if case is None or result.case == case]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from pathlib import Path
 
 from quantkit.contracts import Session
 from quantkit.records import Case
@@ -40,7 +41,7 @@ class Cpu:
 
 def _high_water_mark() -> int:
     """Return VmHWM: unlike ru_maxrss it is not inherited from the process that started this one."""
-    with open("/proc/self/status") as file:
+    with Path("/proc/self/status").open() as file:
         for line in file:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024

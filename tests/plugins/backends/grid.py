@@ -40,7 +40,9 @@ class Grid:
     build_modules, run_modules = ("torch", "quantkit.numerics.grids"), ("quantkit.numerics.grids",)
 
     def unsupported(self, case, model, scheme):
-        return None if model.layers == ("linear",) else f"grid takes Linear layers only, {model.name} has {model.layers}"
+        return (
+            None if model.layers == ("linear",) else f"grid takes Linear layers only, {model.name} has {model.layers}"
+        )
 
     def versions(self):
         return {"numpy": np.__version__}

@@ -10,7 +10,9 @@ from quantkit.contracts import DatasetInfo, Split
 class TinyPoints:
     """2,000 points to evaluate, 64 to calibrate with."""
 
-    info = DatasetInfo("tiny_points", "points beside a plane", "CC0-1.0", "made by this file", {"tiny": "1"}, fast_items=500)
+    info = DatasetInfo(
+        "tiny_points", "points beside a plane", "CC0-1.0", "made by this file", {"tiny": "1"}, fast_items=500
+    )
 
     def evaluation(self, limit=None) -> Split:
         return _points("test", 2_000, seed=1, limit=limit)

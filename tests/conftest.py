@@ -1,0 +1,28 @@
+"""Fixtures for all tests: the plug-ins of this folder, a cache and a results file that go away."""
+
+from pathlib import Path
+
+import pytest
+
+from quantkit import catalog
+
+PLUGINS = Path(__file__).parent / "plugins"
+CATALOGS = (catalog.MODELS, catalog.DATASETS, catalog.METHODS, catalog.BACKENDS, catalog.TARGETS, catalog.METRICS)
+
+
+@pytest.fixture
+def plugins(monkeypatch):
+    """The plug-ins of tests/plugins: a model, a data set and a toolchain that take milliseconds, a method that breaks."""
+    monkeypatch.setenv(catalog.VARIABLE, str(PLUGINS))
+    monkeypatch.delenv("TINY_BREAKS", raising=False)
+    yield
+    for family in CATALOGS:
+        family._loaded.clear()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty cache and an empty results file."""
+    monkeypatch.setenv("QUANTKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("QUANTKIT_RESULTS", str(tmp_path / "results.db"))
+    return tmp_path
