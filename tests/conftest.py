@@ -12,7 +12,7 @@ CATALOGS = (catalog.MODELS, catalog.DATASETS, catalog.METHODS, catalog.BACKENDS,
 
 @pytest.fixture
 def plugins(monkeypatch):
-    """The plug-ins of tests/plugins: a model, a data set and a toolchain that take milliseconds, a method that breaks."""
+    """The plug-ins of tests/plugins: model, data and toolchain that take milliseconds, a method that breaks."""
     monkeypatch.setenv(catalog.VARIABLE, str(PLUGINS))
     monkeypatch.delenv("TINY_BREAKS", raising=False)
     yield

@@ -72,7 +72,7 @@ def test_a_full_disk_says_what_to_do(tmp_path, said):
     def full(folder):
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(StorageError, match="no space left on the disk that holds .* free some"):
+    with pytest.raises(StorageError, match=r"no space left on the disk that holds .* free some"):
         cache.obtain(tmp_path, "k" * 64, full, said.append)
 
     assert list(tmp_path.iterdir()) == []

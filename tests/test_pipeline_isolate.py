@@ -77,7 +77,9 @@ def test_the_memory_limit_kills_and_says_both_figures(shop):
         shop.call("builtins:exec", code, limits=Limits(20, 2**27))
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the watch is a thread with a second's delay")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="elsewhere the watch is a thread with a second's delay"
+)
 def test_kill_9_of_the_caller_leaves_no_process():
     code = """
 import sys

@@ -65,7 +65,7 @@ def test_a_changed_row_is_noticed(tmp_path):
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "r.db").write_text("these are not results, whatever the name says" * 100)
 
-    with pytest.raises(CorruptFile, match="is damaged .* move it away"):
+    with pytest.raises(CorruptFile, match=r"is damaged .* move it away"):
         Store(tmp_path / "r.db")
 
 
