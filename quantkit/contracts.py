@@ -328,7 +328,8 @@ class Observation:
     """What a metric may look at, after the pipeline has run a case: plain data, never the model or the method.
 
     Args:
-        outputs: the candidate's outputs over the evaluation items, [n, ...] float32.
+        outputs: the candidate's outputs over the first evaluation items (all, unless they are very large),
+            [n, ...] float32.
         reference: the baseline's outputs on the same items, or None for the baseline itself.
         outcomes: one outcome per item, or None where quality is `none`.
         trials: one record per fresh process.

@@ -187,6 +187,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Write our table, where it was measured, what it cost, and where it is kept."""
     if RUN not in config.stash or not config.stash[RUN].results:

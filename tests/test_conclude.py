@@ -134,11 +134,11 @@ def test_the_table_shows_what_happened_to_every_case():
 
     text = table([result("fp32", right=1_900), result(right=1_700), failed])
 
-    assert "failed: m-half-b-cpu: crashed: killed by SIGABRT" in text
+    assert "half b: failed: crashed: killed by SIGABRT" in text
     assert "regression" in text
-    assert "+10.00 points" in text
+    assert "+10.00 pt" in text
     assert "2.00 [" in text
-    assert "p99" in text
+    assert "p50 / p90 / p99 ms" in text
 
 
 def test_p99_needs_a_hundred_values():

@@ -78,6 +78,17 @@ def test_a_full_disk_says_what_to_do(tmp_path, said):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_run_that_was_quicker_wins(tmp_path, said):
+    """Two runs make the same entry at once: the second takes what the first has put there."""
+
+    def slow(folder):
+        cache.obtain(tmp_path, "k" * 64, make, said.append)
+        return make(folder) | {"answer": 43}
+
+    assert cache.obtain(tmp_path, "k" * 64, slow, said.append).facts == {"answer": 42}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_the_source_hash_follows_helpers_beside_a_file(tmp_path):
     (tmp_path / "plug.py").write_text("a")
     before = cache.source_hash(tmp_path / "plug.py")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -143,3 +144,21 @@ def test_the_backend_refuses_what_it_cannot_do(folder):
     case = Case("rings_mlp", "first_layer_float", "exported", "cpu")
 
     assert "float formats only" in recipe("backends").unsupported(case, recipe("zoo").info, recipe("methods").scheme)
+
+
+def test_the_pipeline_runs_a_case_of_recipes(folder, tmp_path):
+    """As a user would: the folder named in the environment, then one command; the metric's figure is in the result."""
+    settings = {"QUANTKIT_HOME": str(tmp_path / "home"), "QUANTKIT_RESULTS": str(tmp_path / "results.db")}
+    run = ["run", "--models", "rings_mlp", "--methods", "half", "--backends", "exported", "--rounds", "2"]
+    command = [sys.executable, "-m", "quantkit.cli"]
+
+    done = subprocess.run([*command, *run], env=os.environ | settings, capture_output=True, text=True)
+    shown = subprocess.run(
+        [*command, "show", "rings_mlp-half-exported-cpu"], env=os.environ | settings, capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "rings_mlp on cpu" in done.stdout
+    measured = json.loads(shown.stdout)["measurements"]
+    assert 0 < measured["worst_error"]["values"][0] < 0.025 / 1.5
+    assert measured["quality"]["values"] == [1.0] * len(measured["quality"]["values"])

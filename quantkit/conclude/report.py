@@ -12,8 +12,8 @@ from quantkit.conclude.compare import Comparison, comparisons, families
 from quantkit.records import Result
 
 HEADERS = (
-    "method", "backend", "scheme", "quality", "loss", "verdict", "speed-up", "p50 ms", "p90", "p99",
-    "memory MiB", "size MiB", "bits/w", "coverage", "SQNR dB",
+    "method", "backend", "quality", "loss (at most)", "verdict", "speed-up [interval]", "p50 / p90 / p99 ms",
+    "peak MiB", "size MiB", "bits/w", "int", "SQNR",
 )  # fmt: skip
 MIB = 2.0**-20
 
@@ -34,7 +34,13 @@ def _block(family: list[Result], pairs: dict[Any, Comparison], style: str) -> st
     text = _title(family[0], measured)
     if measured:
         rows = [_row(result, pairs.get(result.case)) for result in measured]
-        text += "\n" + tabulate(rows, HEADERS, tablefmt=style, disable_numparse=True, stralign="right")
+        text += "\n" + tabulate(
+            rows,
+            HEADERS,
+            tablefmt=style,
+            disable_numparse=True,
+            colalign=("left", "left", *["right"] * (len(HEADERS) - 2)),
+        )
     return "\n".join([text, *_notes(family, pairs)])
 
 
@@ -54,36 +60,36 @@ def _title(first: Result, measured: list[Result]) -> str:
 
 def _row(result: Result, pair: Comparison | None) -> list[str]:
     baseline = bool(result.context.get("baseline"))
+    method, scheme = result.case.method, result.context["scheme"]
+    judged = (
+        ("baseline", "", "1") if baseline or pair is None else (wording.loss(pair), pair.verdict, wording.speedup(pair))
+    )
     return [
-        result.case.method,
+        method if method == scheme else f"{method} ({scheme})",
         result.case.backend,
-        result.context["scheme"],
         wording.mean(result, "quality"),
-        "baseline" if baseline else wording.loss(pair) if pair else "–",
-        "" if baseline else pair.verdict if pair else "–",
-        "1" if baseline else wording.speedup(pair) if pair else "–",
-        *(wording.percentile(result, name) for name in ("p50", "p90", "p99")),
+        *judged,
+        " / ".join(wording.percentile(result, name) for name in ("p50", "p90", "p99")),
         wording.middle(result, "peak_memory", MIB, 0),
         wording.middle(result, "artifact_size", MIB),
         wording.middle(result, "bits_per_weight", digits=1),
-        wording.middle(result, "coverage", 100, 0) + " %",
+        wording.middle(result, "coverage", 100, 0) + "%",
         wording.middle(result, "sqnr_db", digits=1),
     ]
 
 
 def _notes(family: list[Result], pairs: dict[Any, Comparison]) -> list[str]:
-    """Return what a number cannot say: failures, layers left in float, verdicts that are open."""
+    """Return what a number cannot say: failures, open verdicts, layers left in float. `quantkit show CASE` has more."""
     notes = []
     for result in family:
-        if result.status != "ok":
-            notes.append(f"  {result.status}: {result.case.id}: {result.reason}")
-            continue
+        name = f"  {result.case.method} {result.case.backend}"
         pair = pairs.get(result.case)
-        if pair is not None and pair.verdict in ("regression", "inconclusive"):
-            notes.append(f"  {result.case.id}: {wording.explain(pair)}")
-        left = result.context["left_in_float"]
-        if left and not result.context.get("baseline"):
-            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-            notes.append(f"  {result.case.id}: left in float: {left[0]}{more}")
-        notes += [f"  {result.case.id}: {note}" for note in result.context["notes"]]
+        if result.status != "ok":
+            notes.append(f"{name}: {result.status}: {result.reason}")
+        elif pair is not None and pair.verdict != "pass":
+            notes.append(f"{name}: {wording.explain(pair)}")
+        left = [] if result.context.get("baseline") else result.context.get("left_in_float", [])
+        if left:
+            more = f" (and {len(left) - 1} more layers)" if len(left) > 1 else ""
+            notes.append(f"{name}: left in float: {left[0]}{more}")
     return notes

@@ -42,12 +42,16 @@ def speedup(pair: Comparison) -> str:
 
 
 def loss(pair: Comparison) -> str:
-    """Return the loss of quality with its upper bound: points for right/wrong items, per cent for scores."""
+    """Return the loss of quality and its upper bound: points for right/wrong items, per cent for scores."""
     retention = pair.retention
     if retention is None:
         return "–"
-    sign = "points" if pair.result.context["quality"]["outcome"] == "binary" else "%"
-    return f"{retention.drop * 100:+.2f} {sign} (at most {retention.drop_high * 100:.2f})"
+    return f"{retention.drop * 100:+.2f} ({retention.drop_high * 100:.2f}) {sign(pair)}"
+
+
+def sign(pair: Comparison) -> str:
+    """Return the unit of a loss."""
+    return "pt" if pair.result.context["quality"]["outcome"] == "binary" else "%"
 
 
 def explain(pair: Comparison) -> str:
@@ -56,10 +60,13 @@ def explain(pair: Comparison) -> str:
     if retention is None:
         return f"unavailable: {pair.reason}"
     quality = pair.result.context["quality"]
-    said = f"{pair.verdict}: {quality['name']} lost {loss(pair)} at a margin of {retention.margin * 100:g}"
-    said += f" on {retention.items} items"
+    lost = f"{retention.drop * 100:+.2f} {sign(pair)}, at most {retention.drop_high * 100:.2f}"
+    said = f"{pair.verdict}: {quality['name']} lost {lost}, margin {retention.margin * 100:g}, {retention.items} items"
+    if pair.verdict == "inconclusive" and retention.drop_high < retention.margin:
+        said += "; small enough alone, not proved for all cases of this table together"
     if pair.verdict == "inconclusive" and retention.items_needed:
-        said += f"; about {retention.items_needed} items would decide (--items or a larger --profile)"
+        needed = f"{retention.items_needed:,}" if retention.items_needed < 10**6 else "more than a million"
+        said += f"; about {needed} would decide (--items, or a larger --profile)"
     if pair.verdict == "regression":
         said += "; keep this model's most sensitive layers in float, or use a method with more bits"
     return said

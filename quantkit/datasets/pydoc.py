@@ -20,6 +20,7 @@ class Pydoc:
         title="held-out Python documentation",
         licence="PSF-2.0",
         provenance="Python 3.11 documentation sources (Debian package python3.11-doc), cut into pieces of 129 tokens",
+        fast_items=256,
         sha256={"pydoc/tokens.npz": "32ef6a0c968e4287a2dbf88207d7441a6aba99011da04729dbe5ee42d0c95916"},
     )
 

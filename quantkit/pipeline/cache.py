@@ -80,13 +80,22 @@ def obtain(folder: Path, key: str, make: Callable[[Path], dict[str, Any]], say: 
         folder.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=folder, prefix=".making-"))
         _write_manifest(building, key, make(building))
-        building.replace(place)
+        _publish(building, place)
     except OSError as error:
         raise storage_error(error, place) from error
     finally:
         if building is not None:
             shutil.rmtree(building, ignore_errors=True)
     return replace(read(place), cached=False)
+
+
+def _publish(building: Path, place: Path) -> None:
+    """Give finished work its name, unless another run was quicker: equal keys mean equal content."""
+    try:
+        building.replace(place)
+    except OSError:
+        if not place.exists():
+            raise
 
 
 def _write_manifest(folder: Path, key: str, facts: dict[str, Any]) -> None:

@@ -17,6 +17,9 @@ from quantkit.pipeline.settings import Settings
 from quantkit.records import Case
 
 OUTPUTS, TIMED_INPUTS = "outputs.npy", "inputs.npz"
+FIDELITY_VALUES = (
+    2**23
+)  # outputs that are kept to be compared with the baseline's: all of a classifier's, 32 MiB of logits
 INPUTS = 8  # timed calls go round this many items, so that no answer is served from a warm branch predictor alone
 
 
@@ -73,12 +76,14 @@ def evaluate(case: Case, folder: Path, kept: Path, settings: Settings) -> dict[s
         raise QuantizationError(
             f"{case.id} answers nan or inf on {wrong} of {len(answers)} items: the artifact is not usable"
         )
-    np.save(kept / OUTPUTS, answers)
+    compared = max(1, min(len(answers), FIDELITY_VALUES // answers[0].size))
+    np.save(kept / OUTPUTS, answers[:compared])
     np.savez(kept / TIMED_INPUTS, *(values[:INPUTS] for values in split.inputs))
     outcomes = None
     if model.info.quality.outcome != "none":
         outcomes = model.outcomes(answers, split.targets).astype(float).tolist()
-    return {"outcomes": outcomes, "items": len(split), "elapsed_s": time.perf_counter() - started}
+    answered = {"outcomes": outcomes, "items": len(split), "fidelity_items": compared}
+    return answered | {"elapsed_s": time.perf_counter() - started}
 
 
 def evaluation_items(case: Case, settings: Settings) -> Split:

@@ -70,6 +70,7 @@ def context(arm: Arm, settings: Settings) -> dict[str, Any]:
         "simulated": TARGETS.get(case.target).simulated,
         "threads": settings.threads,
         "items": arm.answered.facts["items"],
+        "fidelity_items": arm.answered.facts["fidelity_items"],
         "quality": asdict(quality),
         "model": {name: getattr(model, name) for name in ("domain", "family", "licence", "provenance")}
         | {"sha256": [source.sha256 for source in model.sources]},
