@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import UnknownName
+from quantkit.errors import QuantizationError, UnknownName
 
 FAMILIES = ("zoo", "datasets", "methods", "backends", "targets", "metrics")
 SINGULAR = {
@@ -100,8 +100,13 @@ def _load_file(file: Path, family: str) -> tuple[Any, Path]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module.plugin, file
+    try:
+        spec.loader.exec_module(module)
+        return module.plugin, file
+    except Exception as error:
+        # Whatever somebody's file raises, the user must learn which file it is.
+        text = " ".join(str(error).split())
+        raise QuantizationError(f"plug-in {file} cannot be loaded: {type(error).__name__}: {text}") from error
 
 
 def _unknown(noun: str, name: str, known: list[str]) -> str:

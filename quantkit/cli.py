@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,14 @@ FAMILIES = ("models", "methods", "backends", "targets")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    from quantkit.errors import QuantizationError
+    from quantkit.errors import NothingMeasured, QuantizationError
 
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
+    except NothingMeasured as error:
+        print(f"quantkit: {error}", file=sys.stderr)
+        return 3
     except QuantizationError as error:
         print(f"quantkit: {error}", file=sys.stderr)
         return 2
@@ -43,6 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nquantkit: interrupted; what is finished is kept, the same command continues", file=sys.stderr)
         return 130
+    except Exception:
+        # Never 1: to a script that would mean "regression".
+        traceback.print_exc()
+        print("quantkit: this is a fault of quantkit; please report it with the lines above", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -136,7 +145,7 @@ def _list(options: argparse.Namespace) -> int:
 def _matrix(options: argparse.Namespace) -> list[Any]:
     from quantkit.pipeline.plan import plan
 
-    names = [getattr(options, name).split(",") if getattr(options, name) else None for name in FAMILIES]
+    names = [None if getattr(options, name) is None else getattr(options, name).split(",") for name in FAMILIES]
     return plan(names[0], names[1], backends=names[2], targets=names[3], profile=options.profile)
 
 
@@ -158,8 +167,7 @@ def _run(options: argparse.Namespace) -> int:
 
     cells = _matrix(options)
     changes = {name: getattr(options, name) for name in ("items", "rounds", "threads")}
-    changes |= {"time_limit_s": options.time_limit}
-    changes |= {"memory_limit_bytes": options.memory_limit and int(options.memory_limit * 2**30)}
+    changes |= {"time_limit_s": options.time_limit, "memory_limit_bytes": Settings.bytes_of(options.memory_limit)}
     settings = Settings.of(options.profile, **changes)
     store = Store(options.results or results_file())
     for cell in cells:
@@ -168,11 +176,11 @@ def _run(options: argparse.Namespace) -> int:
     with Crew() as crew:
         run = Run(settings, store, crew, lambda line: print(line, file=sys.stderr, flush=True), fresh=options.fresh)
         results = execute([cell.case for cell in cells if not cell.reason], run)
-    if not results:
-        return 3
-    print(table(results))
-    print(f"\nresults: {store.path}")
-    return 1 if any(result.status == "failed" for result in results) else 0
+    if results:
+        print(table(results))
+        print(f"\nresults: {store.path}")
+    statuses = {result.status for result in results}
+    return 1 if "failed" in statuses else 0 if "ok" in statuses else 3
 
 
 def _stored(options: argparse.Namespace) -> list[Any]:
@@ -196,35 +204,46 @@ def _one(results: list[Any], name: str) -> Any:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from quantkit.conclude.compare import pair_of
-    from quantkit.conclude.wording import explain, speedup
+    from quantkit.conclude.compare import checked_margin, pair_of
+    from quantkit.conclude.wording import details, explain, speedup
 
     results = _stored(options)
     baseline, candidate = _one(results, options.baseline), _one(results, options.candidate)
-    pair = pair_of(candidate, baseline, margin=options.margin)
+    margin = None if options.margin is None else checked_margin(options.margin)
+    pair = pair_of(candidate, baseline, margin=margin)
     print(f"{candidate.case.id} against {baseline.case.id}")
     print(f"  quality: {explain(pair)}")
+    if pair.retention:
+        for line in details(pair.retention):
+            print(f"           {line}")
     timed = f"{speedup(pair)} times as fast: {pair.speed}" if pair.speedup else f"unavailable: {pair.speed_reason}"
     print(f"  speed:   {timed}")
     return 0
 
 
 def _gate(options: argparse.Namespace) -> int:
-    from quantkit.conclude.compare import against, comparisons
+    from quantkit.conclude.compare import against, checked_margin, comparisons
     from quantkit.conclude.gate import gate
-    from quantkit.pipeline.store import Store
 
     results = _stored(options)
+    margin = None if options.margin is None else checked_margin(options.margin)
     failed = sum(result.status == "failed" for result in results)
     if options.baseline:
-        compared = against(results, Store(options.baseline, write=False).newest(), margin=options.margin)
+        compared = against(results, _older(options.baseline, options.results), margin=margin)
     else:
-        compared = comparisons(results, margin=options.margin)
+        compared = comparisons(results, margin=margin)
     decided = gate(compared, failed)
     print(f"gate: {decided.verdict}")
     for line in decided.lines:
         print(f"  {line}")
     return decided.exit_status
+
+
+def _older(baseline: Path, results: Path | None) -> list[Any]:
+    from quantkit.pipeline.settings import results_file
+    from quantkit.pipeline.store import older_results
+
+    return older_results(baseline, results or results_file())
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -38,8 +38,11 @@ def _sysctl(key: str) -> str:
 
 
 def memory_bytes() -> int:
-    """Return the machine's physical memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Return the memory that processes here may use: the machine's, or the container's where that is less."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    told = limit.read_text().strip() if limit.exists() else "max"
+    return min(machine, int(told)) if told.isdigit() else machine
 
 
 @cache
@@ -58,8 +61,3 @@ def fingerprint() -> dict[str, Any]:
     }
     identity = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:16]
     return stable | {"kernel": platform.release(), "id": identity}
-
-
-def load() -> float:
-    """Return the one-minute load average, processes waiting for a core included."""
-    return os.getloadavg()[0]

@@ -37,5 +37,13 @@ class CaseFailed(QuantizationError):
     """A case that crashed, was killed or ran past its limits in its own process."""
 
 
+class NothingMeasured(QuantizationError):
+    """A question about results where there are none."""
+
+
+class InvalidSetting(QuantizationError, ValueError):
+    """A number or name of an option that makes no sense; the message has what was expected."""
+
+
 class NoBaseline(QuantizationError):
     """A comparison without anything to compare with, or with something not comparable."""

@@ -8,6 +8,7 @@ result; a case that crashed fails its test with one line. Other test suites do n
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,20 +17,44 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from quantkit.conclude.compare import Comparison
     from quantkit.pipeline.execute import Run
     from quantkit.records import Case, Result
 
 FIXTURE = "quantkit_case"
-TARGETS = ("cpu", "mps", "ane", "cuda", "simulated")
+TARGETS = ("cpu", "mps", "ane", "cuda")  # markers that can be asked for anywhere, whatever is installed
 DOMAINS = ("vision", "text", "audio", "llm")
 RUN = pytest.StashKey["Session"]()
+
+
+class Gate:
+    """What `--gate` asks for: a margin against full precision, or the results of an older run."""
+
+    def __init__(self, text: str, results: Path):
+        from quantkit.conclude.compare import checked_margin
+        from quantkit.pipeline.store import older_results
+
+        self.margin, self.older = None, None
+        try:
+            number = float(text)
+        except ValueError:
+            self.older = older_results(Path(text), results)
+        else:
+            self.margin = checked_margin(number)
+
+    def comparisons(self, results: list[Result]) -> list[Comparison]:
+        """Return the comparisons that are gated."""
+        from quantkit.conclude.compare import against, comparisons
+
+        return comparisons(results, margin=self.margin) if self.older is None else against(results, self.older)
 
 
 class Session:
     """What one pytest session has measured: results by case, the run they share, the wall time since its start."""
 
-    def __init__(self, run: Run):
-        self.run, self.results, self.started = run, dict[Any, Any](), time.monotonic()
+    def __init__(self, run: Run, gate: Gate | None):
+        self.run, self.gate = run, gate
+        self.results, self.started = dict[Any, Any](), time.monotonic()
 
     def result(self, case: Case, selected: list[Case]) -> Result:
         """Return the case's result; the first case of a model and target executes all selected ones of both."""
@@ -37,7 +62,7 @@ class Session:
 
         if case not in self.results:
             group = [other for other in selected if (other.model, other.target) == (case.model, case.target)]
-            self.results |= dict(zip(group, execute_group(group, self.run), strict=True))
+            self.results |= {result.case: result for result in execute_group(group, self.run)}
         return self.results[case]
 
 
@@ -64,7 +89,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers."""
-    for name in TARGETS:
+    from quantkit.catalog import TARGETS as KNOWN
+
+    for name in sorted({*TARGETS, *KNOWN.names()}):
         config.addinivalue_line("markers", f"{name}: cases on the target {name}")
     for name in DOMAINS:
         config.addinivalue_line("markers", f"{name}: cases of {name} models")
@@ -102,7 +129,8 @@ def _case(item: pytest.Item) -> Case | None:
 def _session(config: pytest.Config) -> Session:
     """Return the session, opened at the first case: results file, processes, settings."""
     if RUN not in config.stash:
-        config.stash[RUN] = Session(_run(config))
+        run, asked = _run(config), config.getoption("gate")
+        config.stash[RUN] = Session(run, Gate(asked, run.store.path) if asked else None)
     return config.stash[RUN]
 
 
@@ -114,14 +142,15 @@ def _run(config: pytest.Config) -> Run:
 
     option = config.getoption
     changes = {name: option(name) for name in ("items", "rounds", "threads")}
-    memory = option("memory_limit")
-    changes |= {"time_limit_s": option("time_limit"), "memory_limit_bytes": memory and int(memory * 2**30)}
+    changes |= {"time_limit_s": option("time_limit"), "memory_limit_bytes": Settings.bytes_of(option("memory_limit"))}
     settings = Settings.of(option("profile"), **changes)
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
 
+    lock = threading.Lock()  # builds run side by side, and pytest's capture is not made for that
+
     def say(line: str) -> None:
-        with capture.global_and_fixture_disabled():
+        with lock, capture.global_and_fixture_disabled():
             reporter.ensure_newline()
             reporter.write_line(f"  {line}")
 
@@ -132,12 +161,14 @@ def _run(config: pytest.Config) -> Run:
 @pytest.fixture
 def quantkit_result(request: pytest.FixtureRequest, quantkit_case: Case) -> Result:
     """Return the result of this case; fail with one line where it crashed, skip where the toolchain refused it."""
-    from quantkit.errors import QuantizationError
+    from quantkit.errors import InvalidSetting, NoBaseline, QuantizationError
 
     items = [item for item in request.session.items if not item.get_closest_marker("skip")]
     selected = [case for case in map(_case, items) if case is not None]
     try:
         result = _session(request.config).result(quantkit_case, selected)
+    except (InvalidSetting, NoBaseline) as error:
+        pytest.exit(f"quantkit: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
     except QuantizationError as error:
         pytest.exit(f"quantkit: {error}", returncode=pytest.ExitCode.INTERNAL_ERROR)
     if result.status == "unsupported":
@@ -149,31 +180,21 @@ def quantkit_result(request: pytest.FixtureRequest, quantkit_case: Case) -> Resu
 
 @pytest.fixture
 def quantkit_gate(request: pytest.FixtureRequest, quantkit_result: Result) -> None:
-    """Fail the test on a regression, where `--gate` was given."""
+    """Where `--gate` was given: fail the test on a regression, and where quality cannot be compared at all."""
     from quantkit.conclude.wording import explain
-    from quantkit.errors import QuantizationError
+    from quantkit.errors import NoBaseline
 
-    gate = request.config.getoption("gate")
-    if not gate:
+    session, case = _session(request.config), quantkit_result.case
+    if session.gate is None or quantkit_result.context["quality"]["outcome"] == "none":
         return
+    family = [r for r in session.results.values() if (r.case.model, r.case.target) == (case.model, case.target)]
     try:
-        pairs = _gated(gate, list(_session(request.config).results.values()))
-    except QuantizationError as error:
-        pytest.exit(f"quantkit: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+        pairs = session.gate.comparisons(family)
+    except NoBaseline as error:
+        pytest.fail(f"gate: {case.id}: {error}", pytrace=False)
     for pair in pairs:
-        if pair.result.case == quantkit_result.case and pair.verdict == "regression":
-            pytest.fail(f"gate: {quantkit_result.case.id}: {explain(pair)}", pytrace=False)
-
-
-def _gated(gate: str, results: list[Result]) -> list[Any]:
-    from quantkit.conclude.compare import against, comparisons
-    from quantkit.pipeline.store import Store
-
-    try:
-        margin = float(gate)
-    except ValueError:
-        return against(results, Store(Path(gate), write=False).newest())
-    return comparisons(results, margin=margin)
+        if pair.result.case == case and pair.verdict in ("regression", "unavailable"):
+            pytest.fail(f"gate: {case.id}: {explain(pair)}", pytrace=False)
 
 
 @pytest.hookimpl(trylast=True)
@@ -203,7 +224,7 @@ def _summary(session: Session) -> Iterator[str]:
     results = list(session.results.values())
     machine, wall, busy = fingerprint(), time.monotonic() - session.started, session.run.crew.busy_s()
     yield ""
-    yield table(results)
+    yield table(results, margin=session.gate.margin if session.gate else None)
     yield ""
     yield f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, torch {machine['versions']['torch']}"
     measured = f"{wall:.0f} s in all, {busy:.0f} s inside building and running models"

@@ -85,9 +85,35 @@ def test_gate_with_nothing_to_gate_is_3(capsys, home):
     assert "nothing was gated" in capsys.readouterr().out
 
 
-def test_gate_without_results_is_2(capsys, home):
-    assert cli.main(["gate"]) == 2
+def test_gate_without_results_is_3(capsys, home):
+    assert cli.main(["gate"]) == 3
     assert "measure first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--margin", "0"], ["--margin", "5"], ["--baseline", "none.db"]])
+def test_gate_with_a_senseless_question_is_2(capsys, stored, arguments):
+    assert cli.main(["gate", *arguments]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_gate_of_results_against_themselves_is_2(capsys, stored):
+    assert cli.main(["gate", "--baseline", str(stored.path)]) == 2
+    assert "holds the results themselves" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--rounds", "1"], ["--items", "0"], ["--items", "-3"], ["--threads", "0"], ["--time-limit", "nan"],
+     ["--memory-limit", "0"], ["--models", ""], ["--profile", "fats"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_senseless_settings_are_one_line_and_nothing_runs(capsys, home, arguments):
+    assert cli.main(["run", *arguments]) == 2
+
+    said = capsys.readouterr().err
+    assert said.startswith("quantkit: ")
+    assert said.count("\n") == 1
+    assert not (home / "home").exists()
 
 
 def test_gate_against_another_run(capsys, stored, home):

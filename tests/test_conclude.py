@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from quantkit.conclude.compare import against, comparisons, pair_of
+from quantkit.conclude.compare import against, checked_margin, comparisons, pair_of
 from quantkit.conclude.gate import gate
 from quantkit.conclude.report import table
-from quantkit.errors import NoBaseline
+from quantkit.errors import InvalidSetting, NoBaseline
 from quantkit.records import Case, Measurement, Result
 from quantkit.units import Unit
 
@@ -108,6 +108,42 @@ def test_the_gate_says_one_word(rights, failed, verdict, status):
 
     assert (decided.verdict, decided.exit_status) == (verdict, status)
     assert decided.lines
+
+
+def test_a_gate_never_passes_what_it_cannot_judge():
+    """One case kept its quality, the other was measured on other items: that is not a pass."""
+    family = [result("fp32", right=1_900), result("good", right=1_900), result("other", right=900, of=1_000)]
+
+    decided = gate(comparisons(family))
+
+    assert (decided.verdict, decided.exit_status) == ("inconclusive", 3)
+    assert "cannot be paired" in decided.lines[0]
+
+
+def test_a_case_is_not_judged_against_another_baseline():
+    """Full precision was measured again with other weights: the old candidate has nothing to do with it."""
+    newer = result("fp32", right=1_900)
+    newer.context["answers"] = "other weights"
+
+    (pair,) = comparisons([newer, result(right=1_900)])
+
+    assert pair.verdict == "unavailable"
+    assert "another baseline" in pair.reason
+
+
+def test_one_round_gives_no_interval_and_no_traceback():
+    once = result(latencies_s=((0.1,) * 9,), reference_latencies_s=((0.2,) * 9,))
+
+    (pair,) = comparisons([result("fp32"), once])
+
+    assert pair.speedup is None
+    assert pair.speed_reason
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0, -0.1, float("nan")])
+def test_a_margin_that_makes_no_sense_is_refused(margin):
+    with pytest.raises(InvalidSetting, match="between 0 and 1"):
+        checked_margin(margin)
 
 
 def test_an_older_run_is_a_baseline_case_by_case():

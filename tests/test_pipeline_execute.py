@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from quantkit.pipeline.settings import Settings
 from quantkit.pipeline.store import Store
 from quantkit.records import Case
 
+PLUGINS = Path(__file__).parent / "plugins"
 SETTINGS = Settings.of("fast", rounds=3, items=400, time_limit_s=20.0)
 
 
@@ -35,8 +37,9 @@ def run(plugins, home):
 
 
 def test_a_case_becomes_a_result_with_its_baseline(run):
-    (found,) = execute([case()], run)
+    baseline, found = execute([case()], run)
 
+    assert (baseline.case, found.case) == (baseline_of(case()), case())
     assert found.status == "ok"
     assert len(found.outcomes) == 400
     assert [len(found.latencies_s), len(found.reference_latencies_s)] == [3, 3]
@@ -56,9 +59,9 @@ def test_what_is_stored_is_not_measured_again_unless_asked(run):
     assert run.said == []
 
     run.fresh = True
-    (again,) = execute([case()], run)
-    assert again.key == first[0].key
-    assert again.latencies_s != first[0].latencies_s
+    again = execute([case()], run)
+    assert [one.key for one in again] == [one.key for one in first]
+    assert all(one.latencies_s != two.latencies_s for one, two in zip(first, again))
 
 
 def test_other_settings_are_another_result(run):
@@ -100,7 +103,7 @@ def test_a_case_past_its_time_limit_is_killed(plugins, home, monkeypatch):
         run = Run(
             Settings.of("fast", rounds=2, items=50, time_limit_s=5.0), Store(home / "r.db"), crew, lambda line: None
         )
-        (found,) = execute([case("breaking")], run)
+        found = execute([case("breaking")], run)[-1]
 
     assert found.status == "failed"
     assert "the time limit is 5 s" in found.reason
@@ -112,7 +115,7 @@ def test_a_corrupted_artifact_is_said_and_built_again(run):
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
     run.fresh, run.said[:] = True, []
 
-    (found,) = execute([case()], run)
+    found = execute([case()], run)[-1]
 
     assert found.status == "ok"
     assert any("is not the file that was made" in line for line in run.said)
@@ -131,12 +134,30 @@ def test_simulated_time_gives_exact_speed_ups(run, monkeypatch):
     script = {"fp32": {"latency_s": [0.004], "memory_bytes": 900}, "*": {"latency_s": [0.001], "memory_bytes": 300}}
     monkeypatch.setenv("QUANTKIT_SIMULATED", json.dumps(script))
 
-    (found,) = execute([case(target="simulated")], run)
+    found = execute([case(target="simulated")], run)[-1]
 
     assert [value for values in found.latencies_s for value in values] == pytest.approx([0.001] * 450)
     assert all(value == pytest.approx(0.004) for values in found.reference_latencies_s for value in values)
     assert found.measurements["peak_memory"].values == (300.0,) * 3
     assert found.context["simulated"] is True
+
+
+def test_another_script_is_another_simulated_result(plugins, monkeypatch):
+    before = keys.result_key(case(target="simulated"), SETTINGS)
+    monkeypatch.setenv("QUANTKIT_SIMULATED", '{"*": {"latency_s": [1], "memory_bytes": 1}}')
+
+    assert keys.result_key(case(target="simulated"), SETTINGS) != before
+
+
+def test_a_baseline_that_failed_is_tried_again_with_its_candidates(run, monkeypatch):
+    """A candidate without its baseline's timings is not reused: it is measured again, beside the baseline."""
+    monkeypatch.setattr("quantkit.pipeline.execute.with_baselines", lambda cases: list(dict.fromkeys(cases)))
+    (alone,) = execute([case()], run)
+    monkeypatch.undo()
+    monkeypatch.setenv("QUANTKIT_PLUGINS", str(PLUGINS))
+
+    assert alone.reference_latencies_s == ()
+    assert len(execute([case()], run)[-1].reference_latencies_s) == 3
 
 
 def test_kill_9_in_the_middle_continues_where_it_was(plugins, home):

@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from quantkit.errors import CorruptFile, StorageError
+from quantkit.errors import CorruptFile, NothingMeasured, StorageError
 from quantkit.pipeline.store import Store
 from quantkit.records import Case, Measurement, Result
 from quantkit.units import Unit
@@ -90,8 +90,15 @@ def test_a_newer_schema_is_refused(tmp_path):
         Store(tmp_path / "r.db")
 
 
+def test_an_empty_file_holds_no_results(tmp_path):
+    (tmp_path / "r.db").touch()
+
+    with pytest.raises(CorruptFile, match="holds no results"):
+        Store(tmp_path / "r.db", write=False)
+
+
 def test_reading_where_nothing_was_measured_says_what_to_do(tmp_path):
-    with pytest.raises(StorageError, match="measure first"):
+    with pytest.raises(NothingMeasured, match="measure first"):
         Store(tmp_path / "none.db", write=False)
 
     assert list(tmp_path.iterdir()) == []

@@ -108,7 +108,17 @@ def test_a_gate_without_its_baseline_is_named(place):
     status, text = bench(place, *TOY, "--methods", "fp32", "--gate", str(place / "main.db"))
 
     assert status == 4
-    assert "no results at" in text
+    assert "no baseline at" in text
+
+
+def test_a_gate_works_without_the_baseline_being_selected(place):
+    """The baseline is measured with it, shown, and judged against."""
+    status, text = bench(place, *TOY, "--methods", "int8_static", "--gate", "0.0001")
+
+    assert status == 0
+    assert "fp32" in text
+    assert "int8_static" in text
+    assert "inconclusive" in text
 
 
 def test_a_results_file_that_is_none_is_refused_before_anything_runs(place):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
-from quantkit.errors import NoBaseline
+from quantkit.errors import InvalidSetting, NoBaseline
 from quantkit.records import Result
 from quantkit.stats.interval import Estimate, ratio_of_medians, simultaneous
 from quantkit.stats.latency import speed_verdict
@@ -19,6 +19,9 @@ from quantkit.stats.retention import Retention, compare, decide
 
 Verdict = Literal["pass", "regression", "inconclusive", "unavailable"]
 FLOOR = 0.03  # relative; a smaller change of speed is never called one (see docs/decisions/0003)
+
+NOT_THERE = "the baseline run does not have this case: measure it there too"
+OTHER = "it was measured against another baseline (other weights, versions or settings): run it again"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,17 @@ class Comparison:
     speedup: Estimate | None = None
     speed: Literal["faster", "slower", "inconclusive", "unavailable"] = "unavailable"
     speed_reason: str = ""
+
+
+def checked_margin(margin: float) -> float:
+    """Return a margin that makes sense.
+
+    Raises:
+        InvalidSetting: it is not a number between 0 and 1.
+    """
+    if not 0 < margin < 1:
+        raise InvalidSetting(f"a margin is a share between 0 and 1 (0.01 = one point or one per cent): got {margin:g}")
+    return margin
 
 
 def families(results: Iterable[Result]) -> list[list[Result]]:
@@ -75,14 +89,13 @@ def against(
         NoBaseline: the two runs have no case in common.
     """
     older = {result.case: result for result in baseline if result.status == "ok"}
-    common = [result for result in results if result.status == "ok" and result.case in older]
-    if not common:
+    measured = [result for result in results if result.status == "ok"]
+    if not any(result.case in older for result in measured):
         raise NoBaseline("the baseline has none of these cases: measure it with the same models, methods and backends")
     compared: list[Comparison] = []
-    for family in families(common):
-        compared += _decided(
-            [_quality(Comparison(r, older[r.case], "unavailable"), margin, alpha) for r in family], alpha
-        )
+    for family in families(measured):
+        pairs = [Comparison(result, older.get(result.case), "unavailable", NOT_THERE) for result in family]
+        compared += _decided([_quality(pair, margin, alpha) if pair.baseline else pair for pair in pairs], alpha)
     return compared
 
 
@@ -115,13 +128,15 @@ def _baseline_in(family: Sequence[Result], candidate: Result) -> Result | None:
 
 
 def _pair(result: Result, baseline: Result | None, margin: float | None, alpha: float, level: float) -> Comparison:
-    pair = Comparison(
-        result, baseline, "unavailable", reason="" if baseline else "no baseline was measured on this backend"
-    )
+    pair = Comparison(result, baseline, "unavailable", "" if baseline else "no baseline was measured on this backend")
+    if baseline and result.context.get("baseline_key") != baseline.context["answers"]:
+        return replace(pair, reason=OTHER)
     if result.latencies_s and result.reference_latencies_s:
-        estimate = ratio_of_medians(
-            result.reference_latencies_s, result.latencies_s, confidence=level, seed=0, prediction=True
-        )
+        rounds = (result.reference_latencies_s, result.latencies_s)
+        try:
+            estimate = ratio_of_medians(*rounds, confidence=level, seed=0, prediction=True)
+        except ValueError as error:
+            return _quality(replace(pair, speed_reason=str(error)), margin, alpha) if baseline else pair
         pair = replace(pair, speedup=estimate, speed=speed_verdict(estimate, FLOOR))
     return _quality(pair, margin, alpha) if baseline else pair
 
@@ -140,14 +155,12 @@ def _quality(pair: Comparison, margin: float | None, alpha: float) -> Comparison
         return replace(
             pair, reason=f"{counts} items cannot be paired: measure both with the same --profile and --items"
         )
-    retention = compare(
-        baseline.outcomes,
-        candidate.outcomes,
-        outcome=quality["outcome"],
-        better=quality["better"],
-        margin=quality["margin"] if margin is None else margin,
-        alpha=alpha,
-    )
+    margin = quality["margin"] if margin is None else margin
+    how = {"outcome": quality["outcome"], "better": quality["better"], "margin": margin, "alpha": alpha}
+    try:
+        retention = compare(baseline.outcomes, candidate.outcomes, **how)
+    except ValueError as error:
+        return replace(pair, reason=str(error))
     return replace(pair, retention=retention, verdict=retention.verdict, reason="")
 
 

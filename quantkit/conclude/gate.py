@@ -29,17 +29,18 @@ def gate(compared: Sequence[Comparison], failed: int = 0) -> Gate:
     """Return the gate's word: a regression outweighs all; what is unknown is never passed.
 
     Args:
-        compared: of `compare.comparisons` or `compare.against`; those without a quality figure do not count.
+        compared: of `compare.comparisons` or `compare.against`; models that are judged by fidelity only do not count.
         failed: cases that crashed or were killed: they leave the gate undecided.
     """
-    judged = [pair for pair in compared if pair.verdict != "unavailable"]
-    lines = tuple(f"{pair.result.case.id}: {explain(pair)}" for pair in judged if pair.verdict != "pass")
+    asked = [pair for pair in compared if pair.result.context["quality"]["outcome"] != "none"]
+    judged = [pair for pair in asked if pair.verdict != "unavailable"]
+    lines = tuple(f"{pair.result.case.id}: {explain(pair)}" for pair in asked if pair.verdict != "pass")
     if failed:
         lines += (f"{failed} cases failed: nothing is known of them; 'quantkit show' has their messages",)
     if any(pair.verdict == "regression" for pair in judged):
         return Gate("regression", lines)
     if not judged:
         return Gate("nothing", (*lines, "no case has both a quality figure and a baseline: nothing was gated"))
-    if failed or any(pair.verdict == "inconclusive" for pair in judged):
+    if failed or any(pair.verdict in ("inconclusive", "unavailable") for pair in asked):
         return Gate("inconclusive", lines)
     return Gate("pass", (f"{len(judged)} cases retain quality within their margins",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quantkit.conclude.compare import Comparison
 from quantkit.records import Measurement, Result
+from quantkit.stats.retention import Retention
 from quantkit.stats.summary import summarize
 
 
@@ -54,6 +55,20 @@ def sign(pair: Comparison) -> str:
     return "pt" if pair.result.context["quality"]["outcome"] == "binary" else "%"
 
 
+def details(retention: Retention) -> list[str]:
+    """Return the figures behind a verdict, a line each."""
+    lines = [f"mean {retention.reference:.4f} became {retention.candidate:.4f}"]
+    if retention.retention is not None:
+        lines.append(f"retention {retention.retention * 100:.2f} % of the baseline's quality")
+    if retention.error_growth is not None:
+        lines.append(f"error growth {retention.error_growth:.3f} times")
+    if retention.disagreements is not None:
+        lines.append(f"{retention.disagreements * 100:.2f} % of the items are judged differently")
+    lines.append(f"smallest loss that {retention.items} items can detect: {retention.detectable * 100:.2f}")
+    lines.append(f"p(not worse) {retention.p_worse:.3g}, p(loss at least the margin) {retention.p_not_inferior:.3g}")
+    return lines
+
+
 def explain(pair: Comparison) -> str:
     """Return one sentence: what was found, on how many items, and what would decide it."""
     retention = pair.retention
@@ -66,7 +81,7 @@ def explain(pair: Comparison) -> str:
         said += "; small enough alone, not proved for all cases of this table together"
     if pair.verdict == "inconclusive" and retention.items_needed:
         needed = f"{retention.items_needed:,}" if retention.items_needed < 10**6 else "more than a million"
-        said += f"; about {needed} would decide (--items, or a larger --profile)"
+        said += f"; these can detect {retention.detectable * 100:.2f}, about {needed} items would decide"
     if pair.verdict == "regression":
         said += "; keep this model's most sensitive layers in float, or use a method with more bits"
     return said

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import CorruptFile
+from quantkit.errors import CorruptFile, StorageError
 from quantkit.files import sha256_of, storage_error, write_atomic
 
 MANIFEST = "manifest.json"
@@ -74,13 +74,15 @@ def obtain(folder: Path, key: str, make: Callable[[Path], dict[str, Any]], say: 
             return read(place)
         except CorruptFile as error:
             say(f"corrupt cache: {error}; it is not used and is made again")
-            shutil.rmtree(place)
+            shutil.rmtree(place, ignore_errors=True)
     building = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=folder, prefix=".making-"))
         _write_manifest(building, key, make(building))
         _publish(building, place)
+    except StorageError:
+        raise
     except OSError as error:
         raise storage_error(error, place) from error
     finally:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
+import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from quantkit.catalog import BACKENDS
+from quantkit.errors import CaseFailed
 from quantkit.pipeline.isolate import Limits, Workshop
 from quantkit.pipeline.settings import cache_folder
 
 Purpose = Literal["build", "evaluate", "trial"]
 T = TypeVar("T")
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other run of this user is timing on this machine, and keep others waiting meanwhile."""
+    with (Path(tempfile.gettempdir()) / f"quantkit-{os.getuid()}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class Crew:
@@ -31,14 +44,19 @@ class Crew:
             self._slots.put(slot)
         self._shops: dict[tuple[int, Purpose, str], Workshop] = {}
         self._spans: list[tuple[float, float]] = []
+        self._closed = False
 
     def __enter__(self) -> Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for shop in self._shops.values():
+        self.close()
+
+    def close(self) -> None:
+        """End all hosts and what runs in them; nothing is started afterwards."""
+        self._closed = True
+        for shop in list(self._shops.values()):
             shop.close()
-        self._shops.clear()
 
     def call(self, purpose: Purpose, backend: str, *arguments: Any, limits: Limits) -> dict[str, Any]:
         """Run the function of `pipeline.inside` that has the purpose's name, in a process of its own.
@@ -57,6 +75,8 @@ class Crew:
 
     def _hire(self, slot: int, purpose: Purpose, backend: str) -> Workshop:
         """Open a host that has imported what the purpose needs; for trials that is the deployed runtime alone."""
+        if self._closed:
+            raise CaseFailed("the run is ending")
         plugin = BACKENDS.get(backend)
         modules = {"build": plugin.build_modules, "evaluate": (*plugin.run_modules, "quantkit.numerics.outcomes"),
                    "trial": plugin.run_modules}  # fmt: skip
@@ -74,8 +94,7 @@ class Crew:
                     future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for shop in list(self._shops.values()):
-                    shop.close()
+                self.close()
                 raise
 
     def busy_s(self) -> float:

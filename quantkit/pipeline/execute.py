@@ -21,8 +21,8 @@ from quantkit.errors import QuantizationError, StorageError, Unsupported
 from quantkit.pipeline import keys, result
 from quantkit.pipeline.arm import Arm
 from quantkit.pipeline.cache import digest, obtain
-from quantkit.pipeline.crew import Crew
-from quantkit.pipeline.plan import baseline_of
+from quantkit.pipeline.crew import Crew, alone
+from quantkit.pipeline.plan import baseline_of, unsupported
 from quantkit.pipeline.settings import Settings, cache_folder
 from quantkit.pipeline.store import Store
 from quantkit.records import Case, Result
@@ -43,37 +43,43 @@ class Run:
 
 
 def execute(cases: Iterable[Case], run: Run) -> list[Result]:
-    """Return one result for every case; what is stored with the same key is not measured again."""
+    """Return a result for every case and for the baselines they need; what is stored is not measured again."""
     ordered = sorted(cases, key=lambda case: (case.model, case.target))
     groups = [list(group) for _, group in groupby(ordered, key=lambda case: (case.model, case.target))]
     return [found for group in groups for found in execute_group(group, run)]
 
 
 def execute_group(cases: list[Case], run: Run) -> list[Result]:
-    """Execute the cases of one model on one target."""
-    stored = {} if run.fresh else stored_results(cases, run)
-    arms = {case: Arm(case) for case in with_baselines([case for case in cases if case not in stored])}
+    """Execute the cases of one model on one target, and the baselines they need."""
+    wanted = with_baselines(cases)
+    stored = {} if run.fresh else stored_results(wanted, run)
+    arms = {case: Arm(case) for case in with_baselines([case for case in wanted if case not in stored])}
 
     run.crew.each(arms.values(), lambda arm: build(arm, run))
     run.crew.each(going(arms), lambda arm: answer(arm, run))
-    race(going(arms), run)
+    rounds = race(going(arms), run)
 
     for arm in arms.values():
-        measured = conclude(arm, arms.get(baseline_of(arm.case)), run)
-        stored[arm.case] = measured
-        run.store.add(measured)
-    return [stored[case] for case in cases]
+        stored[arm.case] = conclude(arm, arms.get(baseline_of(arm.case)), run)
+        run.store.add(stored[arm.case])
+    run.store.drop_parts(rounds)
+    return [stored[case] for case in wanted]
 
 
 def stored_results(cases: list[Case], run: Run) -> dict[Case, Result]:
-    """Return the results that need not be measured again."""
+    """Return the results that need not be measured again: same key, and compared with the baseline of today."""
     found = {case: run.store.find(keys.result_key(case, run.settings)) for case in cases}
-    return {case: kept for case, kept in found.items() if kept is not None}
+    kept = {case: result for case, result in found.items() if result is not None}
+    for case in [case for case in kept if baseline_of(case) in cases and baseline_of(case) != case]:
+        if kept[case].context.get("baseline_key") != keys.evaluation_key(baseline_of(case), run.settings):
+            del kept[case]
+    return kept
 
 
 def with_baselines(cases: list[Case]) -> list[Case]:
-    """Return the cases and the baselines they are compared with, baselines first."""
-    return list(dict.fromkeys([*(baseline_of(case) for case in cases), *cases]))
+    """Return the cases and the baselines they are compared with (where the plan allows them), baselines first."""
+    baselines = [baseline for baseline in map(baseline_of, cases) if not unsupported(baseline)]
+    return list(dict.fromkeys([*baselines, *cases]))
 
 
 def going(arms: dict[Case, Arm]) -> list[Arm]:
@@ -111,8 +117,11 @@ def answer(arm: Arm, run: Run) -> None:
             )
 
 
-def race(arms: list[Arm], run: Run) -> None:
-    """Time the arms in interleaved rounds, each trial in a fresh process; a finished round survives an interruption."""
+def race(arms: list[Arm], run: Run) -> str:
+    """Time the arms in interleaved rounds, each trial in a fresh process; a finished round survives an interruption.
+
+    Returns the key under which finished rounds are kept until their results are stored.
+    """
     key = digest(["race", [keys.result_key(arm.case, run.settings) for arm in arms], run.fresh])
     names = {arm.case.id for arm in arms}
     kept = {number: trials for number, trials in run.store.parts(key).items() if names <= set(trials)}
@@ -125,10 +134,9 @@ def race(arms: list[Arm], run: Run) -> None:
                 arm.trials.append(trials[arm.case.id])
         if str(number) not in kept:
             run.store.keep_part(key, str(number), trials)
-    if arms:
         seconds = time.monotonic() - started
-        run.say(f"timed     {len(arms)} cases of {arms[0].case.model} in {run.settings.rounds} rounds, {seconds:.0f} s")
-    run.store.drop_parts(key)
+        run.say(f"timed     {arms[0].case.model}: round {number + 1}/{run.settings.rounds}, {seconds:.0f} s")
+    return key
 
 
 def one_round(arms: list[Arm], run: Run) -> dict[str, Any]:
@@ -137,7 +145,7 @@ def one_round(arms: list[Arm], run: Run) -> dict[str, Any]:
     for arm in arms:
         if arm.ended is not None or arm.built is None or arm.answered is None:
             continue
-        with noting_the_end(arm, run, "timing"):
+        with noting_the_end(arm, run, "timing"), alone():
             folders = (arm.built.folder, arm.answered.folder)
             trials[arm.case.id] = run.crew.call(
                 "trial", arm.case.backend, arm.case, *folders, run.settings, limits=run.settings.limits
@@ -160,10 +168,11 @@ def noting_the_end(arm: Arm, run: Run, phase: str) -> Iterator[None]:
 
 def conclude(arm: Arm, baseline: Arm | None, run: Run) -> Result:
     """Return the record of an arm, compared with its baseline where that got as far."""
-    if arm.ended is None:
-        reference = baseline if baseline is not None and baseline is not arm and baseline.ended is None else None
-        done = result.assemble(arm, reference, run.settings)
-    else:
+    reference = baseline if baseline is not None and baseline is not arm and baseline.ended is None else None
+    with noting_the_end(arm, run, "conclusion"):
+        if arm.ended is None:
+            done = result.assemble(arm, reference, run.settings)
+    if arm.ended is not None:
         done = Result(arm.case, "unsupported" if isinstance(arm.ended, Unsupported) else "failed", str(arm.ended))
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return replace(done, key=keys.result_key(arm.case, run.settings), created=created, fingerprint=fingerprint())

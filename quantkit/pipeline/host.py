@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import importlib
 import os
 import signal
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import QuantizationError
+from quantkit.files import storage_error
 
 FORKS = sys.platform.startswith("linux")
 Job = tuple[str, tuple[Any, ...], str]  # "module:function", arguments, log file
@@ -53,6 +55,11 @@ def work(connection: Connection, job: Job) -> None:
     except QuantizationError as error:
         traceback.print_exc()
         connection.send(("error", type(error).__name__, str(error)))
+    except OSError as error:
+        traceback.print_exc()
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        message = str(storage_error(error, Path(error.filename or "the cache"))) if full else _one_line(error)
+        connection.send(("error", "StorageError" if full else "CaseFailed", message))
     except MemoryError:
         connection.send(("error", "CaseFailed", "out of memory"))
     except Exception as error:
@@ -95,7 +102,7 @@ def main() -> None:
     if not FORKS:
         threading.Thread(target=watch_parent, args=(os.getppid(),), daemon=True).start()
     for module in sys.argv[2:]:
-        with contextlib.suppress(ImportError):  # a job that needs it says what to install
+        with contextlib.suppress(Exception):  # the job that needs it imports it again, and says what is wrong
             importlib.import_module(module)
     connection.send(("ready", os.getpid()))
     while True:

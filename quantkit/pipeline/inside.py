@@ -31,7 +31,7 @@ def build(case: Case, folder: Path, settings: Settings) -> dict[str, Any]:
     calibration = dataset.calibration(settings.calibration) if method.needs_calibration else None
     if calibration is not None:
         check_calibration(calibration)
-    example = dataset.evaluation(1).item(0)
+    example = dataset.evaluation(INPUTS).item(0)
     prepared = method.prepare(model.load(), example, calibration)
     report = BACKENDS.get(case.backend).build(prepared, folder, settings.threads)
     return {"report": asdict(report), "elapsed_s": time.perf_counter() - started}

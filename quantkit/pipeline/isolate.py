@@ -19,7 +19,7 @@ import psutil
 
 from quantkit import errors
 from quantkit.errors import CaseFailed
-from quantkit.pipeline import host
+from quantkit.files import storage_error
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Workshop:
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str] | None = None):
         self._modules, self._environment = tuple(modules), dict(environment or {})
         self._process: subprocess.Popen | None = None
+        self._job = 0  # process of the job that runs
 
     def __enter__(self) -> Workshop:
         return self
@@ -50,6 +51,7 @@ class Workshop:
         """End the host; a job that is running ends with it."""
         if self._process is not None:
             self._connection.close()
+            _kill(self._job or self._process.pid)
             self._process.kill()
             self._process.wait()
             self._process = None
@@ -60,16 +62,15 @@ class Workshop:
         command = [sys.executable, "-m", "quantkit.pipeline.host", str(theirs.fileno()), *self._modules]
         self._process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         theirs.close()
         try:
             self._connection.recv()  # ready: the imports are not part of any case's time
         except EOFError:
             self.close()
-            raise CaseFailed(
-                f"the process that cases start from ended at once: try '{' '.join(command[:3])}'"
-            ) from None
+            modules = ", ".join(self._modules)
+            raise CaseFailed(f"the host of cases ended at once: try python -c 'import {modules}'") from None
 
     def call(self, function: str, *arguments: Any, limits: Limits) -> Any:
         """Return what the function returns in a process of its own.
@@ -80,7 +81,10 @@ class Workshop:
         """
         if self._process is None:
             self._open()
-        handle, log = tempfile.mkstemp(prefix="quantkit-", suffix=".log")
+        try:
+            handle, log = tempfile.mkstemp(prefix="quantkit-", suffix=".log")
+        except OSError as error:
+            raise storage_error(error, Path(tempfile.gettempdir())) from error
         os.close(handle)
         try:
             self._connection.send((function, arguments, log))
@@ -105,9 +109,10 @@ class Workshop:
                 self.close()
                 message = ("exit", status)
             if message[0] == "started":
-                pid = message[1]
+                pid = self._job = message[1]
             elif message[0] == "exit":
                 _kill(pid)  # whatever the case itself had started
+                self._job = 0
                 return _value(answer, killed, message[1], log)
             else:
                 answer = message
@@ -130,12 +135,10 @@ def _over(pid: int, started: float, limits: Limits) -> str:
 
 
 def _kill(pid: int) -> None:
-    """Kill the case's whole process group (its own, where the host forks), or the process alone."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if host.FORKS:
+    """Kill the case's process group: its own where the host forks, else the host's."""
+    if pid:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-        else:
-            os.kill(pid, signal.SIGKILL)
 
 
 def _value(answer: tuple | None, killed: str, status: int, log: Path) -> Any:

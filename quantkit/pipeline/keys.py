@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 from quantkit.catalog import BACKENDS, DATASETS, METHODS, METRICS, MODELS, TARGETS
 from quantkit.environment import fingerprint
+from quantkit.extras import TABLE, version
 from quantkit.pipeline.cache import digest, source_hash
 from quantkit.pipeline.settings import Settings
 from quantkit.records import Case
+from quantkit.targets.simulated import VARIABLE
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -18,16 +21,20 @@ def artifact_key(case: Case, settings: Settings) -> str:
     """Return the hash of all that goes into a case's artifact; of the target only the processor it is compiled for."""
     model, method, backend = MODELS.get(case.model), METHODS.get(case.method), BACKENDS.get(case.backend)
     dataset = DATASETS.get(model.info.dataset)
-    files = (MODELS.file(case.model), METHODS.file(case.method), BACKENDS.file(case.backend))
+    files = [MODELS.file(case.model), METHODS.file(case.method), BACKENDS.file(case.backend)]
+    files += (DATASETS.file(dataset.info.name), PACKAGE / "pipeline" / "inside.py")
+    carried = {
+        distribution: version(distribution) for distribution, extra in TABLE.values() if extra in model.info.extras
+    }
     return digest(
         {
             "model": asdict(model.info),
-            "sources": source_hash(*files, PACKAGE / "pipeline" / "inside.py"),
+            "sources": source_hash(*files),
             "scheme": asdict(method.scheme),
             "data": dict(dataset.info.sha256),
             "calibration": settings.calibration if method.needs_calibration else 0,
-            "versions": dict(backend.versions()),
-            "processor": [fingerprint()["system"], fingerprint()["features"]],
+            "versions": carried | dict(backend.versions()),
+            "processor": [fingerprint()[part] for part in ("system", "processor", "features")],
             "threads": settings.threads,
         }
     )
@@ -37,14 +44,17 @@ def evaluation_key(case: Case, settings: Settings) -> str:
     """Return the hash of all that goes into a case's answers."""
     dataset = DATASETS.get(MODELS.get(case.model).info.dataset)
     items = (
-        settings.items if settings.items is not None else (dataset.info.fast_items if settings.profile == "fast" else 0)
+        settings.items
+        if settings.items is not None
+        else (dataset.info.fast_items if settings.profile == "fast" else "all")
     )
     sources = source_hash(DATASETS.file(dataset.info.name), *(PACKAGE / "numerics").glob("*.py"))
-    return digest([artifact_key(case, settings), items, sources, TARGETS.get(case.target).simulated])
+    return digest([artifact_key(case, settings), items, sources, case.target, source_hash(TARGETS.file(case.target))])
 
 
 def result_key(case: Case, settings: Settings) -> str:
     """Return the hash of all that goes into a result: answers, how time is taken, and the machine."""
-    sources = source_hash(*(METRICS.file(name) for name in METRICS.names()), TARGETS.file(case.target))
+    sources = source_hash(*(METRICS.file(name) for name in METRICS.names()))
     timing = (settings.rounds, settings.round_s, settings.warmup_s, settings.most_calls, settings.seed)
-    return digest([case.id, evaluation_key(case, settings), sources, timing, fingerprint()["id"]])
+    told = os.environ.get(VARIABLE, "") if TARGETS.get(case.target).simulated else ""
+    return digest([case.id, evaluation_key(case, settings), sources, timing, told, fingerprint()["id"]])

@@ -10,6 +10,7 @@ from typing import Any
 
 from quantkit import extras
 from quantkit.catalog import BACKENDS, METHODS, MODELS, TARGETS, Catalog
+from quantkit.errors import QuantizationError
 from quantkit.pipeline.settings import Settings
 from quantkit.records import Case
 
@@ -81,5 +82,7 @@ def _missing(extra: str) -> str | None:
 
 def baseline_of(case: Case) -> Case:
     """Return the full-precision case that a case is compared with: same model, backend and target."""
-    name = next(name for name, method in METHODS.all().items() if method.baseline)
-    return Case(case.model, name, case.backend, case.target)
+    names = [name for name, method in METHODS.all().items() if method.baseline]
+    if len(names) != 1:
+        raise QuantizationError(f"exactly one method must be the baseline: got {', '.join(names) or 'none'}")
+    return Case(case.model, names[0], case.backend, case.target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,16 +10,17 @@ import numpy as np
 
 from quantkit.catalog import BACKENDS, DATASETS, METHODS, METRICS, MODELS, TARGETS
 from quantkit.contracts import BuildReport, LayerReport, Observation, Trial
+from quantkit.errors import QuantizationError
 from quantkit.pipeline.arm import Arm
 from quantkit.pipeline.inside import OUTPUTS
 from quantkit.pipeline.settings import Settings
-from quantkit.records import Result
+from quantkit.records import Measurement, Result
 
 
 def assemble(arm: Arm, baseline: Arm | None, settings: Settings) -> Result:
     """Return the result of an arm that was built, answered and timed; `baseline` is None for a baseline itself."""
     observation = observe(arm, baseline)
-    measured = [m for name in METRICS.names() for m in METRICS.get(name).measure(observation)]
+    measured = [m for name in METRICS.names() for m in measure(name, observation)]
     trials = [t["trial"] for t in baseline.trials] if baseline is not None else []
     return Result(
         arm.case,
@@ -31,6 +33,24 @@ def assemble(arm: Arm, baseline: Arm | None, settings: Settings) -> Result:
         | ({"baseline_key": baseline.answered.key} if baseline and baseline.answered else {}),
         elapsed_s=elapsed(arm),
     )
+
+
+def measure(name: str, observation: Observation) -> Sequence[Measurement]:
+    """Return what a metric measured.
+
+    Raises:
+        QuantizationError: a metric refused the outputs, or gave a value that is not finite.
+    """
+    try:
+        measured = METRICS.get(name).measure(observation)
+    except ValueError as error:
+        raise QuantizationError(f"metric {name}: {error}") from error
+    for measurement in measured:
+        if not np.isfinite(measurement.values).all():
+            raise QuantizationError(
+                f"metric {name} gave a {measurement.metric} that is nan or inf: give a reason instead"
+            )
+    return measured
 
 
 def observe(arm: Arm, baseline: Arm | None) -> Observation:

@@ -9,7 +9,7 @@ from typing import Any
 
 from quantkit.contracts import Profile
 from quantkit.environment import memory_bytes
-from quantkit.errors import UnknownName
+from quantkit.errors import InvalidSetting, UnknownName
 from quantkit.pipeline.isolate import Limits
 
 PROFILES: tuple[Profile, ...] = ("fast", "regular", "full")
@@ -27,12 +27,12 @@ def results_file() -> Path:
 
 @dataclass(frozen=True)
 class Settings:
-    """One run's knobs; all of them are part of a result's key.
+    """One run's knobs. All but the limits are part of a result's key, the profile by the items that it takes.
 
     Args:
         items: evaluation items; None takes all of the data set (the profile `fast` takes the data set's own number).
         calibration: items that static ranges come from.
-        rounds: fresh processes per case.
+        rounds: fresh processes per case; at least 2, since an interval needs them.
         round_s: seconds of timed calls in each process, after `warmup_s` seconds that are thrown away.
         threads: threads of one session.
     """
@@ -49,6 +49,22 @@ class Settings:
     time_limit_s: float = 600.0
     memory_limit_bytes: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense, before anything runs.
+
+        Raises:
+            InvalidSetting: what, got, expected.
+        """
+        least = {"items": 1, "calibration": 1, "rounds": 2, "threads": 1}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise InvalidSetting(f"--{name} must be at least {smallest}: got {value}")
+        if not 0 < self.time_limit_s < float("inf"):
+            raise InvalidSetting(f"--time-limit must be a positive number of seconds: got {self.time_limit_s}")
+        if self.memory_limit_bytes < 0:
+            raise InvalidSetting("--memory-limit must be a positive number of GiB")
+
     @classmethod
     def of(cls, profile: str, **changes: Any) -> Settings:
         """Return a profile's settings, with those changes that are not None.
@@ -64,6 +80,19 @@ class Settings:
         if profile not in known:
             raise UnknownName(f"no profile named '{profile}'. Known: {', '.join(known)}")
         return replace(known[profile], **{name: value for name, value in changes.items() if value is not None})
+
+    @staticmethod
+    def bytes_of(gib: float | None) -> int | None:
+        """Return a memory limit given in GiB as bytes; None stays None.
+
+        Raises:
+            InvalidSetting: not a positive number.
+        """
+        if gib is None:
+            return None
+        if not 0 < gib < float("inf"):
+            raise InvalidSetting(f"--memory-limit must be a positive number of GiB: got {gib}")
+        return int(gib * 2**30)
 
     @property
     def limits(self) -> Limits:

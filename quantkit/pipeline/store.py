@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import CorruptFile, StorageError
+from quantkit.errors import CorruptFile, NoBaseline, NothingMeasured, StorageError
 from quantkit.records import SCHEMA_VERSION, Case, Result
 
 TABLES = f"""
@@ -44,7 +44,7 @@ class Store:
     def __init__(self, path: Path, *, write: bool = True):
         self.path = path
         if not write and not path.exists():
-            raise StorageError(f"no results at {path}: measure first with 'pytest benchmarks' or 'quantkit run'")
+            raise NothingMeasured(f"no results at {path}: measure first with 'pytest benchmarks' or 'quantkit run'")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -61,6 +61,8 @@ class Store:
                 raise CorruptFile(_damaged(path, "its pages do not agree"))
             if write:
                 connection.executescript(TABLES)
+            elif found == 0:
+                raise CorruptFile(f"{path} holds no results of quantkit: name another file with --results")
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -90,10 +92,8 @@ class Store:
             connection.execute(f"INSERT INTO results ({columns}) VALUES ({','.join('?' * 10)})", row)
 
     def find(self, key: str) -> Result | None:
-        """Return the newest result of this key that is `ok` or `unsupported` (a failure is tried again)."""
-        query = (
-            "SELECT payload, sha256 FROM results WHERE key = ? AND status IN ('ok', 'unsupported') ORDER BY number DESC"
-        )
+        """Return the newest result of this key that is `ok` (anything else is tried again)."""
+        query = "SELECT payload, sha256 FROM results WHERE key = ? AND status = 'ok' ORDER BY number DESC"
         with self._connection() as connection:
             row = connection.execute(query, (key,)).fetchone()
         return self._result(row) if row else None
@@ -129,6 +129,21 @@ class Store:
         """Forget the pieces of a case that has ended."""
         with self._connection() as connection:
             connection.execute("DELETE FROM parts WHERE key = ?", (key,))
+
+
+def older_results(baseline: Path, results: Path) -> list[Result]:
+    """Return the newest results of an older run, to compare those of `results` with.
+
+    Raises:
+        NoBaseline: there is no such file, or it is the very file that the new results are in.
+    """
+    if not baseline.is_file():
+        raise NoBaseline(f"no baseline at {baseline}: name the results file of an older run")
+    if results.exists() and baseline.samefile(results):
+        raise NoBaseline(
+            f"{baseline} holds the results themselves: copy the file before the new run, and name the copy"
+        )
+    return Store(baseline, write=False).newest()
 
 
 def _damaged(path: Path, why: str) -> str:

@@ -74,7 +74,13 @@ class FmnistVit:
         domain="vision",
         dataset="fashion_mnist",
         quality=Quality("top1_accuracy", "binary", better="higher", margin=0.01),
-        sources=(Source("asset", "weights/fmnist_vit.safetensors", ""),),
+        sources=(
+            Source(
+                "asset",
+                "weights/fmnist_vit.safetensors",
+                "82c529ae2ff9e8917629e76abda82e27af8bc622929e904b065d1f57aeceda66",
+            ),
+        ),
         licence="Apache-2.0",
         provenance="trained by training/fashion_mnist.py on Fashion-MNIST (MIT)",
         layers=("conv2d", "linear"),

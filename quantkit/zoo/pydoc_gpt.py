@@ -93,7 +93,13 @@ class PydocGpt:
         domain="llm",
         dataset="pydoc",
         quality=Quality("nats_per_token", "score", better="lower", margin=0.01),
-        sources=(Source("asset", "weights/pydoc_gpt.safetensors", ""),),
+        sources=(
+            Source(
+                "asset",
+                "weights/pydoc_gpt.safetensors",
+                "79fd8ddd9a76760aa9df4f1b260a765713329d8788370d2f66535a55f7e38630",
+            ),
+        ),
         licence="Apache-2.0",
         provenance="trained by training/pydoc_gpt.py on the Python 3.11 documentation and library (PSF-2.0)",
         layers=("embedding", "linear"),
