@@ -111,7 +111,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         planned = plan(names.pop("models"), names.pop("methods"), **names, profile=option("profile"))
     except QuantizationError as error:
-        raise pytest.UsageError(str(error)) from None
+        pytest.exit(f"quantkit: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
     parameters = []
     for cell in planned:
         marks = [getattr(pytest.mark, name) for name in cell.markers]

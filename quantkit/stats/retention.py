@@ -122,8 +122,9 @@ def decide(retentions: Sequence[Retention], alpha: float = 0.05) -> tuple[Retent
     """Return the comparisons of a matrix with Holm-adjusted p-values and the verdicts that follow from them.
 
     Both tests are adjusted over the whole matrix: the chance of any false pass is at most `alpha`, and so is that of
-    calling any candidate a regression that lost nothing. A true loss a little below the margin may still be called one
-    (its estimate exceeds the margin in up to half of all samples): it is a loss for sure, its size is an estimate. Intervals stay those of the single comparison. `items_needed` plans with alpha / count.
+    calling any candidate a regression that lost nothing. A true loss a little below the margin may still be called
+    one (its estimate exceeds the margin in up to half of all samples): a loss for sure, of uncertain size.
+    Intervals stay those of the single comparison. `items_needed` plans with alpha / count.
 
     Args:
         retentions: as `compare` gives them (not adjusted before), in any order; may be empty.
