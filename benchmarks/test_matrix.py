@@ -7,7 +7,7 @@ the baseline's. Building, loading, compiling and the first call are measured apa
 from quantkit.pytest_benchmark_bridge import report
 
 
-def test_case(quantkit_result, quantkit_gate, benchmark):
+def test_case(quantkit_result, benchmark):
     """Measure one case; a loss of quality or speed is a finding in the table, not a failure (but see `--gate`)."""
     report(benchmark, quantkit_result)
 

@@ -160,36 +160,43 @@ def _run(config: pytest.Config) -> Run:
 
 @pytest.fixture
 def quantkit_result(request: pytest.FixtureRequest, quantkit_case: Case) -> Result:
-    """Return the result of this case; fail with one line where it crashed, skip where the toolchain refused it."""
+    """Return the result of this case, executed with all selected cases of its model and target."""
     from quantkit.errors import InvalidSetting, NoBaseline, QuantizationError
 
     items = [item for item in request.session.items if not item.get_closest_marker("skip")]
     selected = [case for case in map(_case, items) if case is not None]
     try:
-        result = _session(request.config).result(quantkit_case, selected)
+        return _session(request.config).result(quantkit_case, selected)
     except (InvalidSetting, NoBaseline) as error:
         pytest.exit(f"quantkit: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
     except QuantizationError as error:
         pytest.exit(f"quantkit: {error}", returncode=pytest.ExitCode.INTERNAL_ERROR)
-    if result.status == "unsupported":
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Fail a benchmark whose case crashed or does not pass the gate, skip one that the toolchain refused."""
+    if _case(item) is None or RUN not in item.config.stash:
+        return
+    session, case = item.config.stash[RUN], _case(item)
+    result = session.results.get(case)
+    if result is not None and result.status == "unsupported":
         pytest.skip(result.reason)
-    if result.status == "failed":
-        pytest.fail(f"{quantkit_case.id} failed: {result.reason}", pytrace=False)
-    return result
+    if result is not None and result.status == "failed":
+        pytest.fail(f"{case.id} failed: {result.reason}", pytrace=False)
+    if result is not None and session.gate is not None and result.context["quality"]["outcome"] != "none":
+        _gate(session, result)
 
 
-@pytest.fixture
-def quantkit_gate(request: pytest.FixtureRequest, quantkit_result: Result) -> None:
-    """Where `--gate` was given: fail the test on a regression, and where quality cannot be compared at all."""
+def _gate(session: Session, result: Result) -> None:
+    """Fail on a regression, and where quality cannot be compared at all."""
     from quantkit.conclude.wording import explain
     from quantkit.errors import NoBaseline
 
-    session, case = _session(request.config), quantkit_result.case
-    if session.gate is None or quantkit_result.context["quality"]["outcome"] == "none":
-        return
+    case = result.case
     family = [r for r in session.results.values() if (r.case.model, r.case.target) == (case.model, case.target)]
     try:
-        pairs = session.gate.comparisons(family)
+        pairs = session.gate.comparisons(family) if session.gate else []
     except NoBaseline as error:
         pytest.fail(f"gate: {case.id}: {error}", pytrace=False)
     for pair in pairs:

@@ -9,7 +9,7 @@ from pathlib import Path
 from quantkit.files import ASSETS, sha256_of
 
 PACKAGE = Path(__file__).resolve().parents[1] / "quantkit"
-NAMED = re.compile(r'("(?P<path>(?:weights|fashion_mnist|pydoc|speech)/[\w./-]+)"(?:, (?:sha256=)?|: ))"[0-9a-f]*"')
+NAMED = re.compile(r'("(?P<path>(?:weights|fashion_mnist|pydoc|speech)/[\w./-]+)"(?:,\s*(?:sha256=)?|:\s*))"[0-9a-f]*"')
 
 
 def recorded(text: str) -> str:

@@ -78,7 +78,7 @@ class FmnistVit:
             Source(
                 "asset",
                 "weights/fmnist_vit.safetensors",
-                "82c529ae2ff9e8917629e76abda82e27af8bc622929e904b065d1f57aeceda66",
+                "893b4efd068a38d6555b945e2585bd9da299bf6d0e70efad26fe7cbbb05a8f01",
             ),
         ),
         licence="Apache-2.0",
