@@ -176,15 +176,15 @@ def quantkit_result(request: pytest.FixtureRequest, quantkit_case: Case) -> Resu
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Fail a benchmark whose case crashed or does not pass the gate, skip one that the toolchain refused."""
-    if _case(item) is None or RUN not in item.config.stash:
+    session = item.config.stash.get(RUN, None)
+    result = session.results.get(_case(item)) if session is not None else None
+    if session is None or result is None:
         return
-    session, case = item.config.stash[RUN], _case(item)
-    result = session.results.get(case)
-    if result is not None and result.status == "unsupported":
+    if result.status == "unsupported":
         pytest.skip(result.reason)
-    if result is not None and result.status == "failed":
-        pytest.fail(f"{case.id} failed: {result.reason}", pytrace=False)
-    if result is not None and session.gate is not None and result.context["quality"]["outcome"] != "none":
+    if result.status == "failed":
+        pytest.fail(f"{result.case.id} failed: {result.reason}", pytrace=False)
+    if session.gate is not None and result.context["quality"]["outcome"] != "none":
         _gate(session, result)
 
 

@@ -18,6 +18,7 @@ from quantkit.stats.latency import speed_verdict
 from quantkit.stats.retention import Retention, compare, decide
 
 Verdict = Literal["pass", "regression", "inconclusive", "unavailable"]
+DRIFT = 0.015  # relative, between whole runs of one machine (see docs/decisions/0003)
 FLOOR = 0.03  # relative; a smaller change of speed is never called one (see docs/decisions/0003)
 
 NOT_THERE = "the baseline run does not have this case: measure it there too"
@@ -134,7 +135,8 @@ def _pair(result: Result, baseline: Result | None, margin: float | None, alpha: 
     if result.latencies_s and result.reference_latencies_s:
         rounds = (result.reference_latencies_s, result.latencies_s)
         try:
-            estimate = ratio_of_medians(*rounds, confidence=level, seed=0, prediction=True)
+            drift = 0.0 if result.context["simulated"] else DRIFT
+            estimate = ratio_of_medians(*rounds, confidence=level, prediction=True, drift=drift)
         except ValueError as error:
             return _quality(replace(pair, speed_reason=str(error)), margin, alpha) if baseline else pair
         pair = replace(pair, speedup=estimate, speed=speed_verdict(estimate, FLOOR))

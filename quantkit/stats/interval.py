@@ -39,15 +39,21 @@ class Estimate:
 
 
 def ratio_of_medians(
-    reference: Rounds, candidate: Rounds, *, confidence: float = 0.95, seed: int = 0, prediction: bool = False
+    reference: Rounds,
+    candidate: Rounds,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+    prediction: bool = False,
+    drift: float = 0.0,
 ) -> Estimate:
     """Return the speed-up: median latency of the reference over that of the candidate, above 1 when faster.
 
-    Value: exp(mean over rounds of ln(median ref_r / median cand_r)): pairing by round cancels what drifts between
-    rounds. Interval: in the logarithm, value ± t(K - 1) · SE · sqrt(K / (K - 1)) for K rounds, where SE is the
-    standard deviation of a hierarchical bootstrap (rounds, then values within each drawn round). The factor undoes the
-    bootstrap's too small spread of few rounds. Noise within rounds is counted in both steps, so the interval is too
-    wide rather than too narrow, by up to sqrt(2) where processes do not differ at all.
+    Value: exp(median over rounds of ln(median ref_r / median cand_r)): pairing by round cancels what drifts between
+    rounds, and the median is not moved by a few rounds in which something else took the processor. Interval: in the
+    logarithm, value ± t(K - 1) · sqrt(SE² · K / (K - 1) + drift²) for K rounds, where SE is half the central 68 % of a
+    hierarchical bootstrap (rounds, then values within each drawn round). The factor undoes the bootstrap's too small
+    spread of few rounds.
 
     Args:
         reference: K rounds, one per fresh process; each holds positive seconds, at least one.
@@ -55,10 +61,11 @@ def ratio_of_medians(
         confidence: of the interval, 0..1.
         seed: of the resampling; the same data and seed give the same interval.
         prediction: widen by sqrt(2) to the interval in which the value of an equal repeat (K new rounds each, same
-            machine and state) is expected; K - 1 degrees of freedom make this exact for normal round ratios.
+            machine) is expected.
+        drift: relative standard deviation between whole runs, which the rounds of one run cannot show.
 
     Returns:
-        The estimate; the interval has no width when nothing varies (a simulated clock).
+        The estimate; the interval has no width when nothing varies (a simulated clock, drift 0).
 
     Raises:
         ValueError: fewer than 2 rounds, unequal numbers of rounds, or a value that is not a positive number.
@@ -77,9 +84,11 @@ def ratio_of_medians(
     logs = [math.log(np.median(r) / np.median(c)) for r, c in zip(ref, cand, strict=True)]
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, count, (RESAMPLES, count))
-    resampled = np.log(medians(ref, picks, rng) / medians(cand, picks, rng)).mean(axis=1)
-    spread = float(np.std(resampled)) * math.sqrt(count / (count - 1)) * (math.sqrt(2) if prediction else 1.0)
-    centre, reach = math.fsum(logs) / count, float(stdtrit(count - 1, (1 + confidence) / 2)) * spread
+    resampled = np.median(np.log(medians(ref, picks, rng) / medians(cand, picks, rng)), axis=1)
+    low, high = np.quantile(resampled, (0.1587, 0.8413)).tolist()  # one standard deviation to either side
+    variance = ((high - low) / 2) ** 2 * count / (count - 1) + drift**2
+    reach = float(stdtrit(count - 1, (1 + confidence) / 2)) * math.sqrt(variance * (2 if prediction else 1))
+    centre = float(np.median(logs))
     return Estimate(math.exp(centre), math.exp(centre - reach), math.exp(centre + reach), confidence)
 
 
