@@ -19,10 +19,12 @@ import pytest
 if TYPE_CHECKING:
     from quantkit.conclude.compare import Comparison
     from quantkit.pipeline.execute import Run
+    from quantkit.pipeline.plan import Planned
     from quantkit.records import Case, Result
 
 FIXTURE = "quantkit_case"
 TARGETS = ("cpu", "mps", "ane", "cuda")  # markers that can be asked for anywhere, whatever is installed
+MATRIX = ("models", "methods", "backends", "targets")
 DOMAINS = ("vision", "text", "audio", "llm")
 RUN = pytest.StashKey["Session"]()
 
@@ -72,7 +74,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--profile", default="fast", metavar="NAME", help="how much to measure: fast, regular or full (default: fast)"
     )
-    for name in ("models", "methods", "backends", "targets"):
+    for name in MATRIX:
         group.addoption(f"--{name}", metavar="A,B", help=f"only these {name} (default: all that the profile includes)")
     group.addoption("--results", metavar="FILE", help="results file (default: .quantkit/results.db)")
     group.addoption("--fresh", action="store_true", help="measure again what is stored already")
@@ -88,32 +90,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers."""
+    """Register the markers; refuse names that no catalog has before anything is collected."""
     from quantkit.catalog import TARGETS as KNOWN
 
     for name in sorted({*TARGETS, *KNOWN.names()}):
         config.addinivalue_line("markers", f"{name}: cases on the target {name}")
     for name in DOMAINS:
         config.addinivalue_line("markers", f"{name}: cases of {name} models")
+    if config.getoption("profile") != "fast" or any(config.getoption(name) is not None for name in MATRIX):
+        from quantkit.errors import QuantizationError
+
+        try:
+            _planned(config)
+        except QuantizationError as error:
+            raise pytest.UsageError(f"quantkit: {error}") from None
+
+
+def _planned(config: pytest.Config) -> list[Planned]:
+    """Return the cases that the options ask for."""
+    from quantkit.pipeline.plan import plan
+
+    given = {name: config.getoption(name) for name in MATRIX}
+    names = {name: None if text is None else text.split(",") for name, text in given.items()}
+    return plan(names.pop("models"), names.pop("methods"), **names, profile=config.getoption("profile"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a benchmark one test per case of the matrix."""
     if FIXTURE not in metafunc.fixturenames:
         return
-    from quantkit.errors import QuantizationError
-    from quantkit.pipeline.plan import plan
-
-    option = metafunc.config.getoption
-    names = {
-        name: option(name).split(",") if option(name) else None for name in ("models", "methods", "backends", "targets")
-    }
-    try:
-        planned = plan(names.pop("models"), names.pop("methods"), **names, profile=option("profile"))
-    except QuantizationError as error:
-        pytest.exit(f"quantkit: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
     parameters = []
-    for cell in planned:
+    for cell in _planned(metafunc.config):
         marks = [getattr(pytest.mark, name) for name in cell.markers]
         if cell.reason:
             marks.append(pytest.mark.skip(reason=cell.reason))
