@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quantkit.contracts import ModelInfo, Quality, Source
-from quantkit.zoo import _load
+from quantkit.contracts import Source
+from quantkit.zoo._fashion import FashionClassifier
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import nn
 
 
@@ -46,38 +45,15 @@ def network() -> nn.Module:
     )
 
 
-class FmnistCnn:
-    """Convolutions, batch norms and one linear layer (satisfies `contracts.Model`)."""
-
-    info = ModelInfo(
-        name="fmnist_cnn",
-        title="small residual CNN",
-        family="cnn",
-        domain="vision",
-        dataset="fashion_mnist",
-        quality=Quality("top1_accuracy", "binary", better="higher", margin=0.01),
-        sources=(
-            Source(
-                "asset",
-                "weights/fmnist_cnn.safetensors",
-                "e282445a83d9ef09dcdfe0e3c002634a41b697898f6f0cad03920db078e7ecc7",
-            ),
-        ),
-        licence="Apache-2.0",
-        provenance="trained by training/fashion_mnist.py on Fashion-MNIST (MIT)",
-        layers=("conv2d", "linear"),
-        profiles=("fast", "regular", "full"),
-    )
-
-    def load(self) -> nn.Module:
-        """Return the trained network, its weights checked against the recorded hash."""
-        return _load.fill(network(), _load.safetensors(self.info.sources))
-
-    def outcomes(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Return 1 where the largest logit is the label's, else 0: [n], from logits [n, 10] and labels [n]."""
-        from quantkit.numerics import outcomes
-
-        return outcomes.top1(outputs, targets)
-
-
-plugin = FmnistCnn()
+plugin = FashionClassifier(
+    "fmnist_cnn",
+    "small residual CNN",
+    "cnn",
+    network=network,
+    layers=("conv2d", "linear"),
+    source=Source(
+        "asset",
+        "weights/fmnist_cnn.safetensors",
+        "e282445a83d9ef09dcdfe0e3c002634a41b697898f6f0cad03920db078e7ecc7",
+    ),
+)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quantkit.contracts import ModelInfo, Quality, Source
-from quantkit.zoo import _load
+from quantkit.contracts import Source
+from quantkit.zoo._fashion import FashionClassifier
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import nn
 
 
@@ -64,38 +63,15 @@ def network() -> nn.Module:
     return VisionTransformer()
 
 
-class FmnistVit:
-    """A convolution that cuts patches, then linear layers (satisfies `contracts.Model`)."""
-
-    info = ModelInfo(
-        name="fmnist_vit",
-        title="small vision transformer",
-        family="transformer",
-        domain="vision",
-        dataset="fashion_mnist",
-        quality=Quality("top1_accuracy", "binary", better="higher", margin=0.01),
-        sources=(
-            Source(
-                "asset",
-                "weights/fmnist_vit.safetensors",
-                "893b4efd068a38d6555b945e2585bd9da299bf6d0e70efad26fe7cbbb05a8f01",
-            ),
-        ),
-        licence="Apache-2.0",
-        provenance="trained by training/fashion_mnist.py on Fashion-MNIST (MIT)",
-        layers=("conv2d", "linear"),
-        profiles=("fast", "regular", "full"),
-    )
-
-    def load(self) -> nn.Module:
-        """Return the trained network, its weights checked against the recorded hash."""
-        return _load.fill(network(), _load.safetensors(self.info.sources))
-
-    def outcomes(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Return 1 where the largest logit is the label's, else 0: [n], from logits [n, 10] and labels [n]."""
-        from quantkit.numerics import outcomes
-
-        return outcomes.top1(outputs, targets)
-
-
-plugin = FmnistVit()
+plugin = FashionClassifier(
+    "fmnist_vit",
+    "small vision transformer",
+    "transformer",
+    network=network,
+    layers=("conv2d", "linear"),
+    source=Source(
+        "asset",
+        "weights/fmnist_vit.safetensors",
+        "893b4efd068a38d6555b945e2585bd9da299bf6d0e70efad26fe7cbbb05a8f01",
+    ),
+)
