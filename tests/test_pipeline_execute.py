@@ -128,6 +128,8 @@ def test_a_cache_that_cannot_be_written_ends_the_run_with_one_line(run, home):
     with pytest.raises(StorageError, match="choose a writable folder"):
         execute([case()], run)
 
+    assert not [line for line in run.said if line.startswith("failed")]
+
 
 def test_simulated_time_gives_exact_speed_ups(run, monkeypatch):
     """4 ms over 1 ms is 4; memory is what the script says; nothing of it is mixed with measured figures."""

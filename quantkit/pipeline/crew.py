@@ -44,7 +44,7 @@ class Crew:
             self._slots.put(slot)
         self._shops: dict[tuple[int, Purpose, str], Workshop] = {}
         self._spans: list[tuple[float, float]] = []
-        self._closed = False
+        self.closed = False
 
     def __enter__(self) -> Crew:
         return self
@@ -54,7 +54,7 @@ class Crew:
 
     def close(self) -> None:
         """End all hosts and what runs in them; nothing is started afterwards."""
-        self._closed = True
+        self.closed = True
         for shop in list(self._shops.values()):
             shop.close()
 
@@ -75,7 +75,7 @@ class Crew:
 
     def _hire(self, slot: int, purpose: Purpose, backend: str) -> Workshop:
         """Open a host that has imported what the purpose needs; for trials that is the deployed runtime alone."""
-        if self._closed:
+        if self.closed:
             raise CaseFailed("the run is ending")
         plugin = BACKENDS.get(backend)
         modules = {"build": plugin.build_modules, "evaluate": (*plugin.run_modules, "quantkit.numerics.outcomes"),

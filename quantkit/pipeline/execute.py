@@ -163,7 +163,8 @@ def noting_the_end(arm: Arm, run: Run, phase: str) -> Iterator[None]:
     except QuantizationError as error:
         arm.ended = error
         word = "unsupported" if isinstance(error, Unsupported) else "failed"
-        run.say(f"{word}: {arm.case.id} at its {phase}: {error}")
+        if not run.crew.closed:  # else it was ended with the run, and the run says why
+            run.say(f"{word}: {arm.case.id} at its {phase}: {error}")
 
 
 def conclude(arm: Arm, baseline: Arm | None, run: Run) -> Result:
