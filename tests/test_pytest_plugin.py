@@ -85,7 +85,7 @@ def test_a_case_that_crashed_fails_alone_with_one_line(place):
 
 
 def test_a_loss_is_a_finding_and_with_a_gate_a_failure(place):
-    """2 bits on 16 weights lose more than 0.01 points: 400 items show it at that margin only as a drop."""
+    """Two bits leave three levels for a weight: over one point is lost, and 2,000 items prove that it is a loss."""
     method = place / "plugins" / "methods"
     method.mkdir(parents=True)
     (method / "two_bits.py").write_text(
