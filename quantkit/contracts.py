@@ -71,6 +71,11 @@ class ModelInfo:
         profiles: the profiles that include it.
         extras: extras it needs beyond the core, e.g. ("transformers",).
         logits: True where outputs are class or token scores, so that top-1 and KL divergence mean something.
+        stepwise: the network takes one position at a time and keeps a state (a KV cache): for an item x [n, t] it is
+            called with (x[:, i:i+1], positions [1] = i) for i = 0..t-1, its outputs [n, 1, ...] are joined along
+            axis 1, and its attribute `states` names the buffers that its forward updates in place.
+        preprocessing: how an application makes the inputs from raw data, in one sentence.
+        labels: names of the classes, where outputs are class scores.
         layers: kinds of layers that hold weights, e.g. ("conv2d", "linear", "lstm", "embedding"); backends and
             methods decide by them what they can do.
     """
@@ -88,6 +93,9 @@ class ModelInfo:
     profiles: tuple[Profile, ...] = ("regular", "full")
     extras: tuple[str, ...] = ()
     logits: bool = True
+    stepwise: bool = False
+    preprocessing: str = ""
+    labels: tuple[str, ...] = ()
 
 
 class Model(Protocol):
@@ -217,6 +225,15 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class TensorInfo:
+    """An input or output as an application sees it: its name in the artifact, fixed shape, NumPy dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
 class BuildReport:
     """What the toolchain did, so that nothing stays silent.
 
@@ -225,7 +242,8 @@ class BuildReport:
         weight_bytes: bytes of all weights as stored, scales, zero points and biases included.
         compile_s: time the toolchain took to lower and compile ahead of time; measured once, at the build.
         format: number format of the float weights (`fp32`, `bf16`, `fp16`).
-        notes: what a user should know: fallbacks taken, options chosen.
+        notes: what a user should know: fallbacks taken, options chosen, the deployment target.
+        inputs, outputs: the artifact's own names, shapes and types, in order; deployment templates need them.
     """
 
     layers: tuple[LayerReport, ...]
@@ -233,6 +251,8 @@ class BuildReport:
     compile_s: float
     format: str
     notes: tuple[str, ...] = ()
+    inputs: tuple[TensorInfo, ...] = ()
+    outputs: tuple[TensorInfo, ...] = ()
 
 
 class Session(Protocol):
@@ -258,11 +278,21 @@ class Session(Protocol):
         ...
 
 
+class StatefulSession(Session, Protocol):
+    """What a backend with `stateful = True` opens for a stepwise model."""
+
+    def reset(self) -> None:
+        """Forget all earlier calls: the next one is position 0."""
+        ...
+
+
 class Backend(Protocol):
     """A toolchain and its runtime (family `backends`). It lowers a prepared model by the toolchain's own quantizer.
 
     Attributes:
         extra: the extra of ours that installs it; empty for the core.
+        profiles: the profiles that include it (a backend that is asked for by name runs in each).
+        stateful: it can keep a state between calls, as stepwise models need.
         build_modules: modules worth importing once before many builds.
         run_modules: modules that a deployed process would import to run an artifact; `open` may need nothing else.
     """
@@ -271,6 +301,8 @@ class Backend(Protocol):
     title: str
     extra: str
     targets: tuple[str, ...]
+    profiles: tuple[Profile, ...]
+    stateful: bool
     build_modules: tuple[str, ...]
     run_modules: tuple[str, ...]
 
@@ -280,6 +312,20 @@ class Backend(Protocol):
 
     def versions(self) -> Mapping[str, str]:
         """Return distribution -> version of what decides the artifact's content (without importing it)."""
+        ...
+
+    def executor(self, target: str) -> str:
+        """Return who runs the artifact here on that target, e.g. `onnxruntime CPUExecutionProvider`, `mil-reference`.
+
+        Equal executors of one artifact give equal answers. Imports nothing.
+        """
+        ...
+
+    def untimed(self, target: str) -> str | None:
+        """Return why that executor's speed and memory would say nothing of the target, or None where they do.
+
+        Such a case is built and its quality measured; latency is "unavailable" with this reason.
+        """
         ...
 
     def build(self, prepared: Prepared, folder: Path, threads: int) -> BuildReport:
@@ -303,7 +349,11 @@ class Target(Protocol):
     simulated: bool
 
     def unavailable(self) -> str | None:
-        """Return why this machine cannot run it, or None."""
+        """Return why a case on it makes no sense on this machine at all, or None."""
+        ...
+
+    def untimed(self) -> str | None:
+        """Return why nothing can be timed on it here (`needs macOS ...`), or None; see `Backend.untimed`."""
         ...
 
     def attach(self, session: Session, case: Case) -> Session:
@@ -330,9 +380,10 @@ class Observation:
     Args:
         outputs: the candidate's outputs over the first evaluation items (all, unless they are very large),
             [n, ...] float32.
-        reference: the baseline's outputs on the same items, or None for the baseline itself.
+        reference: the original PyTorch network's outputs on the same items, float32 eager, [n, ...].
         outcomes: one outcome per item, or None where quality is `none`.
         trials: one record per fresh process.
+        untimed: why there are no trials, where there are none on purpose.
         artifact_bytes: size of all files of the artifact.
     """
 
@@ -341,9 +392,10 @@ class Observation:
     build: BuildReport
     artifact_bytes: int
     outputs: np.ndarray
-    reference: np.ndarray | None
+    reference: np.ndarray
     outcomes: np.ndarray | None
     trials: Sequence[Trial]
+    untimed: str = ""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ def _sysctl(key: str) -> str:
     return done.stdout.strip()
 
 
+def apple_silicon() -> bool:
+    """Return whether this is macOS on Apple silicon, where Core ML, Metal and the Neural Engine are."""
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
+
+
 def memory_bytes() -> int:
     """Return the memory that processes here may use: the machine's, or the container's where that is less."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -21,7 +21,7 @@ def report(benchmark: Any, result: Result) -> None:
     benchmark.group = f"{result.case.model} on {result.case.target}"
     benchmark.extra_info |= extra_info(result)
     benchmark._mode = "quantkit"
-    if benchmark.disabled:
+    if benchmark.disabled or not result.latencies_s:
         return
     stats = benchmark._make_stats(iterations=1)
     for seconds in (value for trial in result.latencies_s for value in trial):

@@ -8,6 +8,7 @@ result; a case that crashed fails its test with one line. Other test suites do n
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +27,9 @@ FIXTURE = "quantkit_case"
 TARGETS = ("cpu", "mps", "ane", "cuda")  # markers that can be asked for anywhere, whatever is installed
 MATRIX = ("models", "methods", "backends", "targets")
 DOMAINS = ("vision", "text", "audio", "llm")
+SPARED = {"cpu"}  # a word that says nothing of what can be timed
 RUN = pytest.StashKey["Session"]()
+LEFT_OUT = pytest.StashKey[int]()
 
 
 class Gate:
@@ -97,6 +100,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: cases on the target {name}")
     for name in DOMAINS:
         config.addinivalue_line("markers", f"{name}: cases of {name} models")
+    config.addinivalue_line("markers", "untimed(reason): cases that are built and judged here, but not timed")
     if config.getoption("profile") != "fast" or any(config.getoption(name) is not None for name in MATRIX):
         from quantkit.errors import QuantizationError
 
@@ -122,10 +126,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     parameters = []
     for cell in _planned(metafunc.config):
         marks = [getattr(pytest.mark, name) for name in cell.markers]
+        if cell.untimed:
+            marks.append(pytest.mark.untimed(cell.untimed))
         if cell.reason:
             marks.append(pytest.mark.skip(reason=cell.reason))
         parameters.append(pytest.param(cell.case, id=cell.case.id, marks=marks))
     metafunc.parametrize(FIXTURE, parameters)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the cases that can be built but not timed here, unless they are asked for: a benchmark is about speed.
+
+    Asked for means named: by `--targets`, `--backends`, `-m` or `-k`, or by the test's own id.
+    """
+    asked = [*(config.getoption(name) or "" for name in MATRIX[2:]), config.option.markexpr, config.option.keyword]
+    words = set(re.findall(r"\w+", " ".join(asked + [a.partition("::")[2] for a in config.args])))
+    left_out = []
+    for item in items:
+        case = _case(item)
+        if case is not None and item.get_closest_marker("untimed") and not words & {case.target, case.backend} - SPARED:
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+        config.stash[LEFT_OUT] = len(left_out)
 
 
 def _case(item: pytest.Item) -> Case | None:
@@ -225,6 +250,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Write our table, where it was measured, what it cost, and where it is kept."""
+    if LEFT_OUT in config.stash and not config.getoption("collectonly"):
+        count = config.stash[LEFT_OUT]
+        terminalreporter.write_line(f"{count} cases that cannot be timed here were left out: -m ane, -m mps take them")
     if RUN not in config.stash or not config.stash[RUN].results:
         return
     for line in _summary(config.stash[RUN]):
@@ -239,6 +267,9 @@ def _summary(session: Session) -> Iterator[str]:
     machine, wall, busy = fingerprint(), time.monotonic() - session.started, session.run.crew.busy_s()
     yield ""
     yield table(results, margin=session.gate.margin if session.gate else None)
+    untimed = {r.case.target: r.context["untimed"] for r in results if r.context.get("untimed")}
+    for target, reason in untimed.items():
+        yield f"speed and memory on {target} unavailable: {reason}"
     yield ""
     yield f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, torch {machine['versions']['torch']}"
     measured = f"{wall:.0f} s in all, {busy:.0f} s inside building and running models"

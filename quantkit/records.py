@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from quantkit.units import Unit
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Status = Literal["ok", "failed", "unsupported", "tainted"]
 
 
@@ -66,6 +66,7 @@ class Result:
         outcomes: one outcome per evaluation item, in item order.
         latencies_s: seconds of each timed call, one tuple per fresh process, in the order of the rounds.
         reference_latencies_s: the same of the baseline's processes in the same rounds (empty for a baseline).
+        sample: outputs at a few places that are the same for every case of the model on the same items.
         context: model, method and artifact facts: scheme, provenance, licence, hashes, layers left in float, notes.
         fingerprint: machine and versions.
         elapsed_s: time inside the model's own building and running, by phase.
@@ -80,6 +81,7 @@ class Result:
     outcomes: tuple[float, ...] = ()
     latencies_s: tuple[tuple[float, ...], ...] = ()
     reference_latencies_s: tuple[tuple[float, ...], ...] = ()
+    sample: tuple[float, ...] = ()
     context: dict[str, Any] = field(default_factory=dict)
     fingerprint: dict[str, Any] = field(default_factory=dict)
     elapsed_s: dict[str, float] = field(default_factory=dict)
@@ -91,16 +93,17 @@ class Result:
 
     @classmethod
     def from_json(cls, text: str) -> Result:
-        """Return the record that `to_json` wrote.
+        """Return the record that `to_json` wrote; schema 1 had no sample of the outputs.
 
         Raises:
             ValueError: written by another schema version.
         """
         raw = json.loads(text)
-        if raw["schema"] != SCHEMA_VERSION:
+        if raw["schema"] not in (1, SCHEMA_VERSION):
             raise ValueError(f"result has schema {raw['schema']}, expected {SCHEMA_VERSION}: measure it again")
         raw["case"] = Case(**raw["case"])
-        raw["outcomes"] = tuple(raw["outcomes"])
+        raw["schema"] = SCHEMA_VERSION
+        raw["outcomes"], raw["sample"] = tuple(raw["outcomes"]), tuple(raw.get("sample", ()))
         for name in ("latencies_s", "reference_latencies_s"):
             raw[name] = tuple(tuple(values) for values in raw[name])
         raw["measurements"] = {

@@ -17,11 +17,11 @@ PACKAGE = ROOT / "quantkit"
 FLOORS = (
     {"errors", "units", "scheme", "extras", "catalog", "files"},
     {"numerics", "stats"},
-    {"contracts", "records", "environment"},
+    {"contracts", "records", "environment", "mil"},
     {"zoo", "datasets", "methods", "backends", "targets", "metrics"},
     {"pipeline"},
     {"conclude"},
-    {"ops"},
+    {"ops", "deploy"},
     {"cli", "pytest_plugin", "pytest_benchmark_bridge", "controller", "__init__", "__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -90,8 +90,10 @@ def test_another_run_that_was_quicker_wins(tmp_path, said):
 
 
 def test_the_source_hash_follows_helpers_beside_a_file(tmp_path):
-    (tmp_path / "plug.py").write_text("a")
+    (tmp_path / "plug.py").write_text("from quantkit.family import _helper, other\n")
     before = cache.source_hash(tmp_path / "plug.py")
-    (tmp_path / "_helper.py").write_text("b")
+    (tmp_path / "_nobody.py").write_text("not imported")
+    assert cache.source_hash(tmp_path / "plug.py") == before
+    (tmp_path / "_helper.py").write_text("from quantkit.family._deeper import x")
 
     assert cache.source_hash(tmp_path / "plug.py") != before

@@ -124,9 +124,9 @@ def test_parts_survive_and_a_damaged_part_is_forgotten(tmp_path):
 
 
 def test_another_schema_of_a_record_is_not_read_as_ours():
-    text = result().to_json().replace('"schema": 1', '"schema": 2')
+    text = result().to_json().replace('"schema": 2', '"schema": 3')
 
-    with pytest.raises(ValueError, match="schema 2"):
+    with pytest.raises(ValueError, match="schema 3"):
         Result.from_json(text)
 
 

@@ -41,6 +41,8 @@ class OnnxRuntime:
     title = "ONNX Runtime"
     extra = "onnx"
     targets = ("cpu", "simulated")
+    profiles = ("fast", "regular", "full")
+    stateful = False
     build_modules = ("torch._dynamo", "torch.onnx", "onnx", "onnxscript", "onnxruntime", "onnxruntime.quantization")
     run_modules = ("onnxruntime",)
 
@@ -53,6 +55,14 @@ class OnnxRuntime:
     def versions(self) -> Mapping[str, str]:
         """Return the versions of exporter, format and quantizer."""
         return {name: extras.version(name) for name in ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")}
+
+    def executor(self, target: str) -> str:
+        """Return who runs the artifact."""
+        return "onnxruntime CPUExecutionProvider"
+
+    def untimed(self, target: str) -> str | None:
+        """What runs here is what is meant: its speed counts."""
+        return None
 
     def build(self, prepared: Prepared, folder: Path, threads: int) -> BuildReport:
         """Write `model.onnx`; `compile_s` is the time of export, calibration and quantization.
@@ -155,6 +165,10 @@ class OnnxSession:
 
 def _no_form(scheme: Scheme) -> str | None:
     """Return why no quantizer of ONNX Runtime gives this scheme, whatever the model."""
+    if scheme.format != "int" or scheme.double or scheme.sparsity:
+        return f"ONNX Runtime's quantizers write integer codes on a uniform grid, not {scheme.name}"
+    if scheme.activation_bits != 8 or scheme.ranges != "minmax" or scheme.codes != "nearest":
+        return f"{scheme.name} is not done yet with ONNX Runtime"
     if scheme.activations == "none":
         if scheme.bits not in (4, 8):
             return f"ONNX Runtime packs weight-only codes of 4 or 8 bits, not {scheme.bits}"

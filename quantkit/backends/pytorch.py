@@ -38,6 +38,10 @@ def scheme_refusal(scheme: Scheme) -> str | None:
     per = scheme.granularity
     if not scheme.quantized:
         return None
+    if scheme.format != "int" or scheme.double or scheme.sparsity:
+        return f"torchao's CPU kernels take integer codes on a uniform grid, not {scheme.name}"
+    if scheme.activation_bits != 8 or scheme.ranges != "minmax" or scheme.codes != "nearest":
+        return f"torchao's x86 path has 8-bit activations, extremes as ranges, rounding to nearest: not {scheme.name}"
     if scheme.bits == 8 and scheme.activations == "none":
         return None
     if scheme.bits == 8:
@@ -78,6 +82,8 @@ class Pytorch:
     title = "PyTorch (torchao, AOTInductor)"
     extra = ""
     targets = ("cpu", "simulated")
+    profiles = ("fast", "regular", "full")
+    stateful = False
     build_modules = ("quantkit.backends._pytorch_build",)
     run_modules = ("numpy", "torch")
 
@@ -92,6 +98,14 @@ class Pytorch:
     def versions(self) -> Mapping[str, str]:
         """Return the versions of torch (compiler and kernels) and torchao (quantizers)."""
         return {name: extras.version(name) for name in ("torch", "torchao")}
+
+    def executor(self, target: str) -> str:
+        """Return who runs the artifact."""
+        return "AOTInductor on the CPU"
+
+    def untimed(self, target: str) -> str | None:
+        """What runs here is what is meant: its speed counts."""
+        return None
 
     def build(self, prepared: Prepared, folder: Path, threads: int) -> BuildReport:
         """Write `model.pt2` and `model.json`.

@@ -140,6 +140,8 @@ def _pair(result: Result, baseline: Result | None, margin: float | None, alpha: 
         except ValueError as error:
             return _quality(replace(pair, speed_reason=str(error)), margin, alpha) if baseline else pair
         pair = replace(pair, speedup=estimate, speed=speed_verdict(estimate, FLOOR))
+    elif result.context.get("untimed"):
+        pair = replace(pair, speed_reason=result.context["untimed"])
     return _quality(pair, margin, alpha) if baseline else pair
 
 

@@ -18,8 +18,8 @@ class Uniform:
 
     @property
     def needs_calibration(self) -> bool:
-        """Static activation ranges come from calibration data."""
-        return self.scheme.activations == "static"
+        """Static activation ranges and GPTQ's error feedback come from calibration data."""
+        return self.scheme.activations == "static" or self.scheme.codes == "gptq"
 
     def unsupported(self, model: ModelInfo) -> str | None:
         """Refuse no model: what a toolchain cannot quantize, its backend says."""

@@ -15,6 +15,7 @@ class ColdStartMetric:
 
     def measure(self, observation: Observation) -> Sequence[Measurement]:
         """Return `load`, `compile`, `first_call` of each process and `build` of the artifact, seconds."""
+        reason = observation.untimed or "no process of this case reached its first call"
         parts = {
             "load": tuple(t.load_s for t in observation.trials),
             "compile": tuple(t.compile_s for t in observation.trials),
@@ -24,7 +25,7 @@ class ColdStartMetric:
         return [
             Measurement(name, Unit.SECOND, "lower", values)
             if values
-            else Measurement.unavailable(name, Unit.SECOND, "lower", "no process of this case reached its first call")
+            else Measurement.unavailable(name, Unit.SECOND, "lower", reason)
             for name, values in parts.items()
         ]
 

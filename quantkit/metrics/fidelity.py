@@ -1,4 +1,4 @@
-"""Fidelity: how far the outputs are from the baseline's on the same items, whatever the labels say."""
+"""Fidelity: how far the outputs are from the original PyTorch network's on the same items, whatever the labels say."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -18,9 +18,7 @@ class FidelityMetric:
     title = "fidelity to full precision"
 
     def measure(self, observation: Observation) -> Sequence[Measurement]:
-        """Return the four figures, or nothing for the baseline itself."""
-        if observation.reference is None:
-            return []
+        """Return the four figures; the baseline's own say what the conversion costs before anything is quantized."""
         reference, outputs = observation.reference, observation.outputs
         measured = [
             _one("sqnr_db", Unit.DECIBEL, "higher", fidelity.sqnr_db(reference, outputs)),
@@ -34,9 +32,9 @@ class FidelityMetric:
 
 def _one(name: str, unit: Unit, better: Literal["lower", "higher"], value: float) -> Measurement:
     if np.isposinf(value):
-        return Measurement.unavailable(name, unit, better, "outputs are equal to the baseline's")
+        return Measurement.unavailable(name, unit, better, "outputs are equal to the original's")
     if np.isneginf(value):
-        return Measurement.unavailable(name, unit, better, "the baseline's outputs are all zero")
+        return Measurement.unavailable(name, unit, better, "the original's outputs are all zero")
     return Measurement(name, unit, better, (float(value),))
 
 

@@ -18,7 +18,7 @@ class LatencyMetric:
         calls = tuple(value for trial in observation.trials for value in trial.latencies_s)
         rates = tuple(len(t.latencies_s) / sum(t.latencies_s) for t in observation.trials if sum(t.latencies_s) > 0)
         if not rates:
-            reason = "no timed call: every process of this case failed"
+            reason = observation.untimed or "no timed call: every process of this case failed"
             return [
                 Measurement.unavailable("latency", Unit.SECOND, "lower", reason),
                 Measurement.unavailable("throughput", Unit.PER_SECOND, "higher", reason),

@@ -17,7 +17,8 @@ class MemoryMetric:
         """Return `peak_memory` and `model_memory` (peak minus idle), bytes, one value a process."""
         names = ("peak_memory", "model_memory")
         if not observation.trials:
-            return [Measurement.unavailable(n, Unit.BYTE, "lower", "no process of this case was timed") for n in names]
+            reason = observation.untimed or "no process of this case was timed"
+            return [Measurement.unavailable(n, Unit.BYTE, "lower", reason) for n in names]
         peaks = tuple(float(t.peak_bytes) for t in observation.trials)
         added = tuple(float(t.peak_bytes - t.idle_bytes) for t in observation.trials)
         return [Measurement(n, Unit.BYTE, "lower", v) for n, v in zip(names, (peaks, added), strict=True)]

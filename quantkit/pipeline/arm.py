@@ -18,6 +18,7 @@ class Arm:
         built: the artifact; its facts are the build report and the seconds of the build.
         answered: outputs and outcomes over the evaluation items.
         trials: one timed process a round.
+        untimed: why there will be none.
     """
 
     case: Case
@@ -25,3 +26,4 @@ class Arm:
     answered: Entry | None = None
     trials: list[dict[str, Any]] = field(default_factory=list)
     ended: QuantizationError | None = None
+    untimed: str = ""

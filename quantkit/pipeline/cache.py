@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from quantkit.errors import CorruptFile, StorageError
 from quantkit.files import sha256_of, storage_error, write_atomic
 
 MANIFEST = "manifest.json"
+PACKAGE = Path(__file__).parents[1]
+IMPORT = re.compile(r"^ *(?:from|import) +(quantkit[\w., ]*(?: import +(?:\([^)]*\)|[^\n]*))?)", re.MULTILINE)
 
 
 def digest(parts: Any) -> str:
@@ -23,9 +26,23 @@ def digest(parts: Any) -> str:
 
 
 def source_hash(*files: Path) -> str:
-    """Return the hash of source files and of the helpers (`_*.py`) beside them."""
-    every = {helper for file in files for helper in file.parent.glob("_*.py")} | set(files)
+    """Return the hash of source files and of the helpers that they import: `_*.py` beside them, and `quantkit.mil`."""
+    every, waiting = set(files), list(files)
+    while waiting:
+        found = set(_helpers(waiting.pop())) - every
+        every |= found
+        waiting += found
     return digest([sha256_of(file) for file in sorted(every)])
+
+
+def _helpers(file: Path) -> Iterator[Path]:
+    """Yield the helpers whose names stand in a file's imports."""
+    names = {name for line in IMPORT.findall(file.read_text()) for name in re.findall(r"\w+", line)}
+    for helper in file.parent.glob("_*.py"):
+        if helper.stem in names and helper.stem != "__init__":
+            yield helper
+    if "mil" in names:
+        yield from (PACKAGE / "mil").glob("*.py")
 
 
 @dataclass(frozen=True)

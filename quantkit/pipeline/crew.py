@@ -18,7 +18,7 @@ from quantkit.errors import CaseFailed
 from quantkit.pipeline.isolate import Limits, Workshop
 from quantkit.pipeline.settings import cache_folder
 
-Purpose = Literal["build", "evaluate", "trial"]
+Purpose = Literal["original", "build", "evaluate", "trial"]
 T = TypeVar("T")
 
 
@@ -77,9 +77,9 @@ class Crew:
         """Open a host that has imported what the purpose needs; for trials that is the deployed runtime alone."""
         if self.closed:
             raise CaseFailed("the run is ending")
-        plugin = BACKENDS.get(backend)
-        modules = {"build": plugin.build_modules, "evaluate": (*plugin.run_modules, "quantkit.numerics.outcomes"),
-                   "trial": plugin.run_modules}  # fmt: skip
+        plugin, judging = BACKENDS.get(backend), "quantkit.numerics.outcomes"
+        modules = {"original": ("torch", judging), "build": plugin.build_modules,
+                   "evaluate": (*plugin.run_modules, judging), "trial": plugin.run_modules}  # fmt: skip
         compiler_cache = {"TORCHINDUCTOR_CACHE_DIR": str(cache_folder() / "inductor")}
         shop = Workshop(("quantkit.pipeline.inside", *modules[purpose]), compiler_cache)
         self._shops[slot, purpose, backend] = shop

@@ -22,7 +22,7 @@ from quantkit.pipeline import keys, result
 from quantkit.pipeline.arm import Arm
 from quantkit.pipeline.cache import digest, obtain
 from quantkit.pipeline.crew import Crew, alone
-from quantkit.pipeline.plan import baseline_of, unsupported
+from quantkit.pipeline.plan import baseline_of, unsupported, untimed
 from quantkit.pipeline.settings import Settings, cache_folder
 from quantkit.pipeline.store import Store
 from quantkit.records import Case, Result
@@ -53,14 +53,15 @@ def execute_group(cases: list[Case], run: Run) -> list[Result]:
     """Execute the cases of one model on one target, and the baselines they need."""
     wanted = with_baselines(cases)
     stored = {} if run.fresh else stored_results(wanted, run)
-    arms = {case: Arm(case) for case in with_baselines([case for case in wanted if case not in stored])}
+    arms = {case: enter(case, run) for case in with_baselines([case for case in wanted if case not in stored])}
+    original = Arm(wanted[0])
 
-    run.crew.each(arms.values(), lambda arm: build(arm, run))
+    run.crew.each([original, *arms.values()] if arms else [], lambda arm: (ask if arm is original else build)(arm, run))
     run.crew.each(going(arms), lambda arm: answer(arm, run))
-    rounds = race(going(arms), run)
+    rounds = race([arm for arm in going(arms) if not arm.untimed], run)
 
     for arm in arms.values():
-        stored[arm.case] = conclude(arm, arms.get(baseline_of(arm.case)), run)
+        stored[arm.case] = conclude(arm, original, arms.get(baseline_of(arm.case)), run)
         run.store.add(stored[arm.case])
     run.store.drop_parts(rounds)
     return [stored[case] for case in wanted]
@@ -82,9 +83,25 @@ def with_baselines(cases: list[Case]) -> list[Case]:
     return list(dict.fromkeys([*baselines, *cases]))
 
 
+def enter(case: Case, run: Run) -> Arm:
+    """Return the arm of a case at the start."""
+    return Arm(case, untimed=(untimed(case) or "") if run.settings.rounds else "not asked for (--rounds 0)")
+
+
 def going(arms: dict[Case, Arm]) -> list[Arm]:
     """Return the arms that have not ended."""
     return [arm for arm in arms.values() if arm.ended is None]
+
+
+def ask(original: Arm, run: Run) -> None:
+    """Answer the evaluation items by the original network in PyTorch, or take the answers from the cache."""
+    case, settings = original.case, run.settings
+
+    def make(folder: Path) -> dict[str, Any]:
+        return run.crew.call("original", case.backend, case, folder, settings, limits=settings.limits)
+
+    with noting_the_end(original, run, "original in PyTorch"):
+        original.answered = obtain(run.cache / "answers", keys.original_key(case.model, settings), make, run.say)
 
 
 def build(arm: Arm, run: Run) -> None:
@@ -167,12 +184,13 @@ def noting_the_end(arm: Arm, run: Run, phase: str) -> Iterator[None]:
             run.say(f"{word}: {arm.case.id} at its {phase}: {error}")
 
 
-def conclude(arm: Arm, baseline: Arm | None, run: Run) -> Result:
-    """Return the record of an arm, compared with its baseline where that got as far."""
+def conclude(arm: Arm, original: Arm, baseline: Arm | None, run: Run) -> Result:
+    """Return the record of an arm, compared with the original network and, where it got as far, with its baseline."""
     reference = baseline if baseline is not None and baseline is not arm and baseline.ended is None else None
     with noting_the_end(arm, run, "conclusion"):
+        arm.ended = arm.ended or original.ended
         if arm.ended is None:
-            done = result.assemble(arm, reference, run.settings)
+            done = result.assemble(arm, original, reference, run.settings)
     if arm.ended is not None:
         done = Result(arm.case, "unsupported" if isinstance(arm.ended, Unsupported) else "failed", str(arm.ended))
     created = datetime.now(UTC).isoformat(timespec="seconds")

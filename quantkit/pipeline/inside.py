@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from quantkit.catalog import BACKENDS, DATASETS, METHODS, MODELS, TARGETS
-from quantkit.contracts import Session, Split, Target, Trial
+from quantkit.contracts import Arrays, Model, Session, Split, Target, Trial
 from quantkit.errors import CalibrationError, QuantizationError
 from quantkit.pipeline.settings import Settings
 from quantkit.records import Case
@@ -20,6 +22,7 @@ OUTPUTS, TIMED_INPUTS = "outputs.npy", "inputs.npz"
 FIDELITY_VALUES = (
     2**23
 )  # outputs that are kept to be compared with the baseline's: all of a classifier's, 32 MiB of logits
+BATCH = 32  # items that the original network answers at once
 INPUTS = 8  # timed calls go round this many items, so that no answer is served from a warm branch predictor alone
 
 
@@ -32,6 +35,8 @@ def build(case: Case, folder: Path, settings: Settings) -> dict[str, Any]:
     if calibration is not None:
         check_calibration(calibration)
     example = dataset.evaluation(INPUTS).item(0)
+    if model.info.stepwise:
+        example = next(steps(example))
     prepared = method.prepare(model.load(), example, calibration)
     report = BACKENDS.get(case.backend).build(prepared, folder, settings.threads)
     return {"report": asdict(report), "elapsed_s": time.perf_counter() - started}
@@ -66,29 +71,82 @@ def evaluate(case: Case, folder: Path, kept: Path, settings: Settings) -> dict[s
     """
     started = time.perf_counter()
     model = MODELS.get(case.model)
-    split = evaluation_items(case, settings)
+    split = evaluation_items(case.model, settings)
     session, _ = _open(case, folder, settings)
-    rows = [session.fetch(session.run(session.feed(split.item(i)))) for i in range(len(split))]
+    answer_item = _stepwise if model.info.stepwise else _at_once
+    answers = np.concatenate([answer_item(session, split.item(i)) for i in range(len(split))])
     session.close()
-    answers = np.concatenate(rows).astype(np.float32, copy=False)
+    timed = tuple(x[:INPUTS] for x in split.inputs)
+    if model.info.stepwise:
+        timed = tuple(np.concatenate(parts) for parts in zip(*islice(steps(split.item(0)), INPUTS), strict=True))
+    np.savez(kept / TIMED_INPUTS, *timed)
+    return judged(case.id, model, answers, split, kept) | {"elapsed_s": time.perf_counter() - started}
+
+
+def _at_once(session: Session, item: Arrays) -> np.ndarray:
+    return session.fetch(session.run(session.feed(item)))
+
+
+def _stepwise(session: Session, item: Arrays) -> np.ndarray:
+    """Return [1, t, ...]: one call a position, the session's state kept from one to the next."""
+    session.reset()  # type: ignore[attr-defined] - the plan gives stepwise models to stateful backends only
+    return np.concatenate([_at_once(session, step) for step in steps(item)], axis=1)
+
+
+def steps(item: Arrays) -> Iterator[Arrays]:
+    """Yield the inputs of a stepwise network, one position of an item [1, t] after the other."""
+    for position in range(item[0].shape[1]):
+        yield np.ascontiguousarray(item[0][:, position : position + 1]), np.array([position], np.int64)
+
+
+def judged(name: str, model: Model, answers: np.ndarray, split: Split, kept: Path) -> dict[str, Any]:
+    """Keep the answers that fidelity is computed from; return the outcomes and how many items they are of."""
+    answers = answers.astype(np.float32, copy=False)
     if not np.isfinite(answers).all():
         wrong = int((~np.isfinite(answers.reshape(len(answers), -1)).all(axis=1)).sum())
         raise QuantizationError(
-            f"{case.id} answers nan or inf on {wrong} of {len(answers)} items: the artifact is not usable"
+            f"{name} answers nan or inf on {wrong} of {len(answers)} items: the artifact is not usable"
         )
     compared = max(1, min(len(answers), FIDELITY_VALUES // answers[0].size))
     np.save(kept / OUTPUTS, answers[:compared])
-    np.savez(kept / TIMED_INPUTS, *(values[:INPUTS] for values in split.inputs))
     outcomes = None
     if model.info.quality.outcome != "none":
         outcomes = model.outcomes(answers, split.targets).astype(float).tolist()
-    answered = {"outcomes": outcomes, "items": len(split), "fidelity_items": compared}
-    return answered | {"elapsed_s": time.perf_counter() - started}
+    return {"outcomes": outcomes, "items": len(split), "fidelity_items": compared}
 
 
-def evaluation_items(case: Case, settings: Settings) -> Split:
+def original(case: Case, kept: Path, settings: Settings) -> dict[str, Any]:
+    """Answer every item by the original network, PyTorch eager in float32: what all cases are compared with."""
+    import torch
+
+    started = time.perf_counter()
+    torch.set_num_threads(settings.threads)
+    model = MODELS.get(case.model)
+    split, network = evaluation_items(case.model, settings), model.load()
+    size = 1 if model.info.stepwise else BATCH
+    with torch.inference_mode():
+        rows = [_by_network(network, model, split, slice(i, i + size)) for i in range(0, len(split), size)]
+    answers = np.concatenate(rows)
+    return judged(f"{case.model} in PyTorch", model, answers, split, kept) | {
+        "elapsed_s": time.perf_counter() - started
+    }
+
+
+def _by_network(network: Any, model: Model, split: Split, rows: slice) -> np.ndarray:
+    """Return the network's answers to some items; a stepwise one starts with an empty state."""
+    import torch
+
+    item = tuple(x[rows] for x in split.inputs)
+    if not model.info.stepwise:
+        return network(*map(torch.from_numpy, item)).float().numpy()
+    for name in network.states:
+        network.get_buffer(name).zero_()
+    return np.concatenate([network(*map(torch.from_numpy, step)).float().numpy() for step in steps(item)], axis=1)
+
+
+def evaluation_items(model: str, settings: Settings) -> Split:
     """Return the evaluation items that these settings ask for."""
-    dataset = DATASETS.get(MODELS.get(case.model).info.dataset)
+    dataset = DATASETS.get(MODELS.get(model).info.dataset)
     fast = dataset.info.fast_items if settings.profile == "fast" else None
     return dataset.evaluation(settings.items if settings.items is not None else fast)
 

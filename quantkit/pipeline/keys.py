@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from quantkit.catalog import BACKENDS, DATASETS, METHODS, METRICS, MODELS, TARGETS
 from quantkit.environment import fingerprint
@@ -41,15 +42,23 @@ def artifact_key(case: Case, settings: Settings) -> str:
 
 
 def evaluation_key(case: Case, settings: Settings) -> str:
-    """Return the hash of all that goes into a case's answers."""
-    dataset = DATASETS.get(MODELS.get(case.model).info.dataset)
-    items = (
-        settings.items
-        if settings.items is not None
-        else (dataset.info.fast_items if settings.profile == "fast" else "all")
-    )
-    sources = source_hash(DATASETS.file(dataset.info.name), *(PACKAGE / "numerics").glob("*.py"))
-    return digest([artifact_key(case, settings), items, sources, case.target, source_hash(TARGETS.file(case.target))])
+    """Return the hash of all that goes into a case's answers: targets with one executor share them."""
+    executor = BACKENDS.get(case.backend).executor(case.target)
+    return digest([artifact_key(case, settings), executor, *_evaluated(case.model, settings)])
+
+
+def original_key(model: str, settings: Settings) -> str:
+    """Return the hash of all that goes into the answers of the original network, in PyTorch."""
+    info = asdict(MODELS.get(model).info)
+    return digest([info, source_hash(MODELS.file(model)), version("torch"), *_evaluated(model, settings)])
+
+
+def _evaluated(model: str, settings: Settings) -> list[Any]:
+    """Return what decides which items are answered and how answers are judged."""
+    dataset = DATASETS.get(MODELS.get(model).info.dataset)
+    fast = dataset.info.fast_items if settings.profile == "fast" else "all"
+    files = [DATASETS.file(dataset.info.name), *(PACKAGE / "numerics").glob("*.py"), PACKAGE / "pipeline" / "inside.py"]
+    return [fast if settings.items is None else settings.items, dict(dataset.info.sha256), source_hash(*files)]
 
 
 def result_key(case: Case, settings: Settings) -> str:

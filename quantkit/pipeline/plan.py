@@ -17,10 +17,11 @@ from quantkit.records import Case
 
 @dataclass(frozen=True)
 class Planned:
-    """A case, and why it cannot run (empty where it can)."""
+    """A case, why it cannot run, and why it runs without being timed (both empty where nothing is in the way)."""
 
     case: Case
     reason: str = ""
+    untimed: str = ""
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -45,13 +46,13 @@ def plan(
     chosen = (
         _chosen(MODELS, models, lambda plugin: profile in plugin.info.profiles),
         _chosen(METHODS, methods, lambda plugin: profile in plugin.profiles),
-        _chosen(BACKENDS, backends, lambda plugin: True),
+        _chosen(BACKENDS, backends, lambda plugin: profile in plugin.profiles),
         _chosen(TARGETS, targets, lambda plugin: not plugin.simulated),
     )
     cases = (Case(model, method, backend, target) for model, target, backend, method in product(
         chosen[0], chosen[3], chosen[2], sorted(chosen[1], key=lambda name: (not METHODS.get(name).baseline, name))
     ))  # fmt: skip
-    return [Planned(case, unsupported(case) or "") for case in cases]
+    return [Planned(case, unsupported(case) or "", untimed(case) or "") for case in cases]
 
 
 def _chosen(catalog: Catalog, names: Sequence[str] | None, included: Callable[[Any], bool]) -> list[str]:
@@ -72,7 +73,14 @@ def unsupported(case: Case) -> str | None:
             return f"{owner} {_missing(extra)}"
     if case.target not in backend.targets:
         return f"{case.backend} does not run on {case.target}: it runs on {', '.join(backend.targets)}"
+    if model.stepwise and not backend.stateful:
+        return f"{case.backend} keeps no state between calls, as {case.model} needs"
     return target.unavailable() or method.unsupported(model) or backend.unsupported(case, model, method.scheme)
+
+
+def untimed(case: Case) -> str | None:
+    """Return why a case's speed and memory cannot be measured here, or None; its size and quality still can."""
+    return TARGETS.get(case.target).untimed() or BACKENDS.get(case.backend).untimed(case.target)
 
 
 @cache

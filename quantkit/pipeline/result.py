@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 
 from quantkit.catalog import BACKENDS, DATASETS, METHODS, METRICS, MODELS, TARGETS
-from quantkit.contracts import BuildReport, LayerReport, Observation, Trial
+from quantkit.contracts import BuildReport, LayerReport, Observation, TensorInfo, Trial
 from quantkit.errors import QuantizationError
 from quantkit.pipeline.arm import Arm
 from quantkit.pipeline.inside import OUTPUTS
 from quantkit.pipeline.settings import Settings
 from quantkit.records import Measurement, Result
 
+ENDS = ("inputs", "outputs")
+SAMPLED = 256
 
-def assemble(arm: Arm, baseline: Arm | None, settings: Settings) -> Result:
+
+def assemble(arm: Arm, original: Arm, baseline: Arm | None, settings: Settings) -> Result:
     """Return the result of an arm that was built, answered and timed; `baseline` is None for a baseline itself."""
-    observation = observe(arm, baseline)
+    observation = observe(arm, original)
     measured = [m for name in METRICS.names() for m in measure(name, observation)]
     trials = [t["trial"] for t in baseline.trials] if baseline is not None else []
     return Result(
@@ -29,10 +32,17 @@ def assemble(arm: Arm, baseline: Arm | None, settings: Settings) -> Result:
         outcomes=tuple(observation.outcomes.tolist()) if observation.outcomes is not None else (),
         latencies_s=tuple(trial.latencies_s for trial in observation.trials),
         reference_latencies_s=tuple(tuple(trial["latencies_s"]) for trial in trials),
+        sample=sample(observation.outputs),
         context=context(arm, settings)
         | ({"baseline_key": baseline.answered.key} if baseline and baseline.answered else {}),
         elapsed_s=elapsed(arm),
     )
+
+
+def sample(outputs: np.ndarray) -> tuple[float, ...]:
+    """Return outputs at places that are the same for all cases of a model: two toolchains are compared by them."""
+    places = np.random.PCG64(SAMPLED).random_raw(SAMPLED) % outputs.size
+    return tuple(outputs.reshape(-1)[places].astype(float).tolist())
 
 
 def measure(name: str, observation: Observation) -> Sequence[Measurement]:
@@ -53,9 +63,9 @@ def measure(name: str, observation: Observation) -> Sequence[Measurement]:
     return measured
 
 
-def observe(arm: Arm, baseline: Arm | None) -> Observation:
+def observe(arm: Arm, original: Arm) -> Observation:
     """Return what metrics may look at."""
-    assert arm.built is not None and arm.answered is not None
+    assert arm.built is not None and arm.answered is not None and original.answered is not None
     outcomes = arm.answered.facts["outcomes"]
     return Observation(
         model=MODELS.get(arm.case.model).info,
@@ -63,24 +73,25 @@ def observe(arm: Arm, baseline: Arm | None) -> Observation:
         build=build_report(arm.built.facts["report"]),
         artifact_bytes=arm.built.size_bytes,
         outputs=np.load(arm.answered.folder / OUTPUTS),
-        reference=np.load(baseline.answered.folder / OUTPUTS) if baseline and baseline.answered else None,
+        reference=np.load(original.answered.folder / OUTPUTS),
         outcomes=None if outcomes is None else np.array(outcomes),
         trials=[Trial(**{**t["trial"], "latencies_s": tuple(t["trial"]["latencies_s"])}) for t in arm.trials],
+        untimed=arm.untimed,
     )
 
 
 def build_report(raw: dict[str, Any]) -> BuildReport:
     """Return the report that the manifest keeps as JSON."""
     layers = tuple(LayerReport(**layer) for layer in raw["layers"])
-    return BuildReport(
-        layers=layers, **{k: v for k, v in raw.items() if k not in ("layers", "notes")}, notes=tuple(raw["notes"])
-    )
+    ends = {end: tuple(TensorInfo(t["name"], tuple(t["shape"]), t["dtype"]) for t in raw[end]) for end in ENDS}
+    plain = {name: value for name, value in raw.items() if name not in ("layers", "notes", *ENDS)}
+    return BuildReport(layers=layers, notes=tuple(raw["notes"]), **plain, **ends)
 
 
 def context(arm: Arm, settings: Settings) -> dict[str, Any]:
     """Return the facts that a reader of the result needs and that no measurement holds."""
     assert arm.built is not None and arm.answered is not None
-    case, report = arm.case, arm.built.facts["report"]
+    case, report, backend = arm.case, arm.built.facts["report"], BACKENDS.get(arm.case.backend)
     model, method = MODELS.get(case.model).info, METHODS.get(case.method)
     dataset = DATASETS.get(model.dataset).info
     quality, data = model.quality, {"name": dataset.name, "licence": dataset.licence, "provenance": dataset.provenance}
@@ -100,7 +111,11 @@ def context(arm: Arm, settings: Settings) -> dict[str, Any]:
         "answers": arm.answered.key,
         "left_in_float": [f"{layer['name']}: {layer['reason']}" for layer in report["layers"] if layer["reason"]],
         "notes": report["notes"],
-        "backend_versions": dict(BACKENDS.get(case.backend).versions()),
+        "inputs": report["inputs"],
+        "outputs": report["outputs"],
+        "executor": backend.executor(case.target),
+        "untimed": arm.untimed,
+        "backend_versions": dict(backend.versions()),
     }
 
 

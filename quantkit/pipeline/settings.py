@@ -32,7 +32,7 @@ class Settings:
     Args:
         items: evaluation items; None takes all of the data set (the profile `fast` takes the data set's own number).
         calibration: items that static ranges come from.
-        rounds: fresh processes per case; at least 2, since an interval needs them.
+        rounds: fresh processes per case: at least 2, since an interval needs them, or 0 for no timing at all.
         round_s: seconds of timed calls in each process, after `warmup_s` seconds that are thrown away.
         threads: threads of one session.
     """
@@ -55,7 +55,7 @@ class Settings:
         Raises:
             InvalidSetting: what, got, expected.
         """
-        least = {"items": 1, "calibration": 1, "rounds": 2, "threads": 1}
+        least = {"items": 1, "calibration": 1, "rounds": 2 if self.rounds else 0, "threads": 1}
         for name, smallest in least.items():
             value = getattr(self, name)
             if value is not None and value < smallest:

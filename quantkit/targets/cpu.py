@@ -22,6 +22,10 @@ class Cpu:
         """Every machine has one."""
         return None
 
+    def untimed(self) -> str | None:
+        """It is here: it can be timed."""
+        return None
+
     def attach(self, session: Session, case: Case) -> Session:
         """Return the session unchanged."""
         return session

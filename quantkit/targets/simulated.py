@@ -40,6 +40,10 @@ class Simulated:
         """It can be had everywhere."""
         return None
 
+    def untimed(self) -> str | None:
+        """Its time is told by a script."""
+        return None
+
     def start(self, method: str) -> None:
         """Take the script of one method."""
         script = self._script or json.loads(os.environ.get(VARIABLE, "null")) or DEFAULT

@@ -37,6 +37,7 @@ class Grid:
 
     name, title, extra = "grid", "NumPy on a grid (test)", ""
     targets = ("cpu", "simulated")
+    profiles, stateful = ("fast", "regular", "full"), False
     build_modules, run_modules = ("torch", "quantkit.numerics.grids"), ("quantkit.numerics.grids",)
 
     def unsupported(self, case, model, scheme):
@@ -46,6 +47,12 @@ class Grid:
 
     def versions(self):
         return {"numpy": np.__version__}
+
+    def executor(self, target):
+        return "NumPy"
+
+    def untimed(self, target):
+        return None
 
     def build(self, prepared, folder, threads):
         started, scheme = time.perf_counter(), prepared.plan.default

@@ -1,0 +1,5 @@
+"""The GPU of Apple silicon, through Metal."""
+
+from quantkit.targets._apple import AppleUnit
+
+plugin = AppleUnit("mps", "Apple GPU (Metal)")
