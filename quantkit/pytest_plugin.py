@@ -27,7 +27,6 @@ FIXTURE = "quantkit_case"
 TARGETS = ("cpu", "mps", "ane", "cuda")  # markers that can be asked for anywhere, whatever is installed
 MATRIX = ("models", "methods", "backends", "targets")
 DOMAINS = ("vision", "text", "audio", "llm")
-SPARED = {"cpu"}  # a word that says nothing of what can be timed
 RUN = pytest.StashKey["Session"]()
 LEFT_OUT = pytest.StashKey[int]()
 
@@ -84,7 +83,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     gate = "fail on a loss of quality above this margin (0.01 = one point), or against the results of an older run"
     group.addoption("--gate", metavar="MARGIN|FILE", help=gate)
     group.addoption("--items", type=int, metavar="N", help="evaluation items (default: the profile's)")
-    group.addoption("--rounds", type=int, metavar="N", help="fresh processes per case (default: the profile's)")
+    rounds = "fresh processes per case, 0 for no timing (default: the profile's)"
+    group.addoption("--rounds", type=int, metavar="N", help=rounds)
     group.addoption("--threads", type=int, metavar="N", help="threads of one session (default: 1)")
     group.addoption("--time-limit", type=float, metavar="S", help="seconds that one process may take (default: 600)")
     group.addoption(
@@ -100,7 +100,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: cases on the target {name}")
     for name in DOMAINS:
         config.addinivalue_line("markers", f"{name}: cases of {name} models")
-    config.addinivalue_line("markers", "untimed(reason): cases that are built and judged here, but not timed")
+    config.addinivalue_line("markers", "untimed(planned): cases that are built and judged here, but not timed")
     if config.getoption("profile") != "fast" or any(config.getoption(name) is not None for name in MATRIX):
         from quantkit.errors import QuantizationError
 
@@ -127,7 +127,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for cell in _planned(metafunc.config):
         marks = [getattr(pytest.mark, name) for name in cell.markers]
         if cell.untimed:
-            marks.append(pytest.mark.untimed(cell.untimed))
+            marks.append(pytest.mark.untimed(cell))
         if cell.reason:
             marks.append(pytest.mark.skip(reason=cell.reason))
         parameters.append(pytest.param(cell.case, id=cell.case.id, marks=marks))
@@ -140,17 +140,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Asked for means named: by `--targets`, `--backends`, `-m` or `-k`, or by the test's own id.
     """
+    marked = [(item, item.get_closest_marker("untimed")) for item in items if _case(item) is not None]
+    if not any(mark for _, mark in marked) or config.getoption("rounds") == 0:
+        return
+    from quantkit.pipeline.plan import left_out
+
     asked = [*(config.getoption(name) or "" for name in MATRIX[2:]), config.option.markexpr, config.option.keyword]
     words = set(re.findall(r"\w+", " ".join(asked + [a.partition("::")[2] for a in config.args])))
-    left_out = []
-    for item in items:
-        case = _case(item)
-        if case is not None and item.get_closest_marker("untimed") and not words & {case.target, case.backend} - SPARED:
-            left_out.append(item)
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
-        config.stash[LEFT_OUT] = len(left_out)
+    out = {item for item, mark in marked if mark and left_out(mark.args[0], words)}
+    if out:
+        config.hook.pytest_deselected(items=list(out))
+        items[:] = [item for item in items if item not in out]
+        config.stash[LEFT_OUT] = len(out)
 
 
 def _case(item: pytest.Item) -> Case | None:
@@ -252,7 +253,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """Write our table, where it was measured, what it cost, and where it is kept."""
     if LEFT_OUT in config.stash and not config.getoption("collectonly"):
         count = config.stash[LEFT_OUT]
-        terminalreporter.write_line(f"{count} cases that cannot be timed here were left out: -m ane, -m mps take them")
+        how = "name their target or backend to have size and quality (-m ane, --backends coreml)"
+        terminalreporter.write_line(f"{count} cases cannot be timed here and were left out: {how}")
     if RUN not in config.stash or not config.stash[RUN].results:
         return
     for line in _summary(config.stash[RUN]):

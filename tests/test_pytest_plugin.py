@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from quantkit.environment import apple_silicon
+from quantkit.pipeline.store import Store
+
 ROOT = Path(__file__).resolve().parent.parent
 TOY = ["--models", "tiny_plane", "--backends", "grid", "--items", "400", "--rounds", "2"]
 
@@ -40,6 +43,27 @@ def test_a_run_ends_in_a_table_and_in_pytest_benchmarks_json(place):
         assert len(entry["stats"]["data"]) == entry["stats"]["rounds"] >= 6
         assert entry["stats"]["median"] > 0
         assert 0.9 < entry["extra_info"]["quality"] <= 1
+
+
+@pytest.mark.skipif(apple_silicon(), reason="this machine has the unit")
+def test_a_unit_that_is_not_here_is_judged_and_not_timed(place):
+    """Off a Mac `-m ane` builds, gives size and quality, and says why there is no speed; unasked it is left out."""
+    methods = ["--methods", "fp32,int8_static"]
+    status, text = bench(place, *TOY, *methods, "-m", "ane", f"--benchmark-json={place / 'ane.json'}")
+    plain = bench(place, *TOY, *methods)[1]
+
+    assert status == 0, text
+    assert "2 passed" in text
+    assert "tiny_plane on ane: top1_accuracy" in text
+    assert "speed and memory on ane unavailable: needs macOS on Apple silicon" in text
+    found = {
+        result.case.method: result for result in Store(place / "results.db").newest() if result.case.target == "ane"
+    }
+    assert found["int8_static"].measurements["latency"].reason == "needs macOS on Apple silicon"
+    assert found["int8_static"].measurements["artifact_size"].values[0] > 0
+    assert len(found["int8_static"].outcomes) == 400
+    assert "2 cases cannot be timed here and were left out" in plain
+    assert "tiny_plane on ane" not in plain
 
 
 def test_the_second_run_measures_nothing(place):

@@ -89,7 +89,7 @@ def _at_once(session: Session, item: Arrays) -> np.ndarray:
 
 def _stepwise(session: Session, item: Arrays) -> np.ndarray:
     """Return [1, t, ...]: one call a position, the session's state kept from one to the next."""
-    session.reset()  # type: ignore[attr-defined] - the plan gives stepwise models to stateful backends only
+    session.reset()  # type: ignore[attr-defined]  # the plan gives stepwise models to stateful backends only
     return np.concatenate([_at_once(session, step) for step in steps(item)], axis=1)
 
 
@@ -147,8 +147,8 @@ def _by_network(network: Any, model: Model, split: Split, rows: slice) -> np.nda
 def evaluation_items(model: str, settings: Settings) -> Split:
     """Return the evaluation items that these settings ask for."""
     dataset = DATASETS.get(MODELS.get(model).info.dataset)
-    fast = dataset.info.fast_items if settings.profile == "fast" else None
-    return dataset.evaluation(settings.items if settings.items is not None else fast)
+    few = dataset.info.fast_items if settings.few_items else None
+    return dataset.evaluation(few if settings.items is None else settings.items)
 
 
 def trial(case: Case, folder: Path, kept: Path, settings: Settings) -> dict[str, Any]:

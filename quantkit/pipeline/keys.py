@@ -56,9 +56,9 @@ def original_key(model: str, settings: Settings) -> str:
 def _evaluated(model: str, settings: Settings) -> list[Any]:
     """Return what decides which items are answered and how answers are judged."""
     dataset = DATASETS.get(MODELS.get(model).info.dataset)
-    fast = dataset.info.fast_items if settings.profile == "fast" else "all"
+    few = dataset.info.fast_items if settings.few_items else "all"
     files = [DATASETS.file(dataset.info.name), *(PACKAGE / "numerics").glob("*.py"), PACKAGE / "pipeline" / "inside.py"]
-    return [fast if settings.items is None else settings.items, dict(dataset.info.sha256), source_hash(*files)]
+    return [few if settings.items is None else settings.items, dict(dataset.info.sha256), source_hash(*files)]
 
 
 def result_key(case: Case, settings: Settings) -> str:

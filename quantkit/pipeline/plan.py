@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -13,6 +13,8 @@ from quantkit.catalog import BACKENDS, METHODS, MODELS, TARGETS, Catalog
 from quantkit.errors import QuantizationError
 from quantkit.pipeline.settings import Settings
 from quantkit.records import Case
+
+EVERYWHERE = {"cpu"}  # a target that says nothing of what can be timed
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ def plan(
 ) -> list[Planned]:
     """Return all cases of the matrix, model by model; None stands for all that the profile includes.
 
+    A target that a backend does not know is a hole with a reason where both were named, else no case at all.
+
     Raises:
         UnknownName: a name that no catalog has; the message has the nearest one.
     """
@@ -52,7 +56,9 @@ def plan(
     cases = (Case(model, method, backend, target) for model, target, backend, method in product(
         chosen[0], chosen[3], chosen[2], sorted(chosen[1], key=lambda name: (not METHODS.get(name).baseline, name))
     ))  # fmt: skip
-    return [Planned(case, unsupported(case) or "", untimed(case) or "") for case in cases]
+    named = backends is not None and targets is not None
+    cells = [case for case in cases if named or case.target in BACKENDS.get(case.backend).targets]
+    return [Planned(case, unsupported(case) or "", untimed(case) or "") for case in cells]
 
 
 def _chosen(catalog: Catalog, names: Sequence[str] | None, included: Callable[[Any], bool]) -> list[str]:
@@ -76,6 +82,20 @@ def unsupported(case: Case) -> str | None:
     if model.stepwise and not backend.stateful:
         return f"{case.backend} keeps no state between calls, as {case.model} needs"
     return target.unavailable() or method.unsupported(model) or backend.unsupported(case, model, method.scheme)
+
+
+def left_out(planned: Planned, words: Collection[str]) -> bool:
+    """Return whether a case is left out because it cannot be timed here and nobody asked for it: `words` were said.
+
+    A benchmark is about speed; size and quality alone are given to who names the target, or a backend that cannot be
+    timed here on any target.
+    """
+    case = planned.case
+    if not planned.untimed or planned.reason or case.target in set(words) - EVERYWHERE:
+        return False
+    real = [name for name in BACKENDS.get(case.backend).targets if not TARGETS.get(name).simulated]
+    elsewhere = any(untimed(replace(case, target=name)) is None for name in real)
+    return elsewhere or case.backend not in words
 
 
 def untimed(case: Case) -> str | None:

@@ -84,8 +84,7 @@ def build_report(raw: dict[str, Any]) -> BuildReport:
     """Return the report that the manifest keeps as JSON."""
     layers = tuple(LayerReport(**layer) for layer in raw["layers"])
     ends = {end: tuple(TensorInfo(t["name"], tuple(t["shape"]), t["dtype"]) for t in raw[end]) for end in ENDS}
-    plain = {name: value for name, value in raw.items() if name not in ("layers", "notes", *ENDS)}
-    return BuildReport(layers=layers, notes=tuple(raw["notes"]), **plain, **ends)
+    return BuildReport(**raw | {"layers": layers, "notes": tuple(raw["notes"])} | ends)
 
 
 def context(arm: Arm, settings: Settings) -> dict[str, Any]:

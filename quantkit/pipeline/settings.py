@@ -30,7 +30,8 @@ class Settings:
     """One run's knobs. All but the limits are part of a result's key, the profile by the items that it takes.
 
     Args:
-        items: evaluation items; None takes all of the data set (the profile `fast` takes the data set's own number).
+        items: evaluation items; None takes all of the data set.
+        few_items: where `items` is None, take each data set's own small number instead (the profile `fast` does).
         calibration: items that static ranges come from.
         rounds: fresh processes per case: at least 2, since an interval needs them, or 0 for no timing at all.
         round_s: seconds of timed calls in each process, after `warmup_s` seconds that are thrown away.
@@ -39,6 +40,7 @@ class Settings:
 
     profile: Profile = "fast"
     items: int | None = None
+    few_items: bool = False
     calibration: int = 256
     rounds: int = 7
     round_s: float = 0.15
@@ -73,7 +75,7 @@ class Settings:
             UnknownName: no such profile.
         """
         known = {
-            "fast": cls(),
+            "fast": cls(few_items=True),
             "regular": cls("regular", calibration=512, rounds=11, round_s=0.5),
             "full": cls("full", calibration=1_000, rounds=21, round_s=1.0),
         }

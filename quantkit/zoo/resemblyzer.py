@@ -58,6 +58,7 @@ class Resemblyzer:
         licence="Apache-2.0",
         provenance="Resemble AI and Corentin Jemine, weights as carried by the wheel Resemblyzer",
         layers=("lstm", "linear"),
+        preprocessing="1.6 s of speech at 16 kHz as a power mel spectrogram: 40 bands, windows of 25 ms every 10 ms",
         profiles=("regular", "full"),
         logits=False,
     )

@@ -76,6 +76,7 @@ class ResNet50:
         licence="Apache-2.0",
         provenance=f"random weights, seed {SEED}; batch norms and logits set by eight synthetic calibration images",
         layers=("conv2d", "linear"),
+        preprocessing="an image of 224x224 as RGB planes, minus mean, over deviation of ImageNet",
         profiles=("regular", "full"),
         extras=("transformers",),
     )

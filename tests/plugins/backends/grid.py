@@ -36,7 +36,7 @@ class Grid:
     """Lowers Linear layers only."""
 
     name, title, extra = "grid", "NumPy on a grid (test)", ""
-    targets = ("cpu", "simulated")
+    targets = ("cpu", "simulated", "ane")
     profiles, stateful = ("fast", "regular", "full"), False
     build_modules, run_modules = ("torch", "quantkit.numerics.grids"), ("quantkit.numerics.grids",)
 
