@@ -43,6 +43,7 @@ class NoiseImages:
         title="synthetic noise images",
         licence="none needed (computed)",
         provenance="synthetic: random phases with a 1/f^a spectrum, fixed seeds; no photographs",
+        fast_items=32,
     )
 
     def evaluation(self, limit: int | None = None) -> Split:
