@@ -77,7 +77,7 @@ def comparisons(
         candidates = [result for result in family if result.status == "ok" and not result.context.get("baseline")]
         level = simultaneous(confidence, max(1, len(candidates)))
         pairs = [_pair(result, _baseline_in(family, result), margin, alpha, level) for result in candidates]
-        compared += _decided(pairs, alpha)
+        compared += adjusted(pairs, alpha)
     return compared
 
 
@@ -96,7 +96,7 @@ def against(
     compared: list[Comparison] = []
     for family in families(measured):
         pairs = [Comparison(result, older.get(result.case), "unavailable", NOT_THERE) for result in family]
-        compared += _decided([_quality(pair, margin, alpha) if pair.baseline else pair for pair in pairs], alpha)
+        compared += adjusted([retained(pair, margin, alpha) if pair.baseline else pair for pair in pairs], alpha)
     return compared
 
 
@@ -118,35 +118,14 @@ def pair_of(candidate: Result, baseline: Result, *, margin: float | None = None,
     if candidate.context.get("baseline_key") == baseline.context["answers"]:
         return _pair(candidate, baseline, margin, alpha, 0.95)
     reason = f"{candidate.case.id} was not timed in the same rounds as {baseline.case.id}"
-    return _quality(Comparison(candidate, baseline, "unavailable", speed_reason=reason), margin, alpha)
+    return retained(Comparison(candidate, baseline, "unavailable", speed_reason=reason), margin, alpha)
 
 
-def _baseline_in(family: Sequence[Result], candidate: Result) -> Result | None:
-    for result in family:
-        if result.context.get("baseline") and result.status == "ok" and result.case.backend == candidate.case.backend:
-            return result
-    return None
+def retained(pair: Comparison, margin: float | None, alpha: float) -> Comparison:
+    """Return the pair with the paired comparison of its quality, or with the reason why there is none.
 
-
-def _pair(result: Result, baseline: Result | None, margin: float | None, alpha: float, level: float) -> Comparison:
-    pair = Comparison(result, baseline, "unavailable", "" if baseline else "no baseline was measured on this backend")
-    if baseline and result.context.get("baseline_key") != baseline.context["answers"]:
-        return replace(pair, reason=OTHER)
-    if result.latencies_s and result.reference_latencies_s:
-        rounds = (result.reference_latencies_s, result.latencies_s)
-        try:
-            drift = 0.0 if result.context["simulated"] else DRIFT
-            estimate = ratio_of_medians(*rounds, confidence=level, prediction=True, drift=drift)
-        except ValueError as error:
-            return _quality(replace(pair, speed_reason=str(error)), margin, alpha) if baseline else pair
-        pair = replace(pair, speedup=estimate, speed=speed_verdict(estimate, FLOOR))
-    elif result.context.get("untimed"):
-        pair = replace(pair, speed_reason=result.context["untimed"])
-    return _quality(pair, margin, alpha) if baseline else pair
-
-
-def _quality(pair: Comparison, margin: float | None, alpha: float) -> Comparison:
-    """Add the paired comparison of quality, or the reason why there is none."""
+    The verdict is that of this pair alone: `adjusted` takes the whole family into account.
+    """
     candidate, baseline = pair.result, pair.baseline
     assert baseline is not None
     quality = candidate.context["quality"]
@@ -168,14 +147,38 @@ def _quality(pair: Comparison, margin: float | None, alpha: float) -> Comparison
     return replace(pair, retention=retention, verdict=retention.verdict, reason="")
 
 
-def _decided(pairs: list[Comparison], alpha: float) -> list[Comparison]:
-    """Adjust the verdicts of a family for the number of comparisons in it."""
+def adjusted(pairs: list[Comparison], alpha: float) -> list[Comparison]:
+    """Return the pairs of one family with verdicts that hold for all of them together (Holm), in the same order."""
     measured = [pair.retention for pair in pairs if pair.retention is not None]
-    adjusted = iter(decide(measured, alpha)) if measured else iter(())
+    decided = iter(decide(measured, alpha)) if measured else iter(())
     out = []
     for pair in pairs:
         if pair.retention is not None:
-            retention = next(adjusted)
+            retention = next(decided)
             pair = replace(pair, retention=retention, verdict=retention.verdict)
         out.append(pair)
     return out
+
+
+def _baseline_in(family: Sequence[Result], candidate: Result) -> Result | None:
+    for result in family:
+        if result.context.get("baseline") and result.status == "ok" and result.case.backend == candidate.case.backend:
+            return result
+    return None
+
+
+def _pair(result: Result, baseline: Result | None, margin: float | None, alpha: float, level: float) -> Comparison:
+    pair = Comparison(result, baseline, "unavailable", "" if baseline else "no baseline was measured on this backend")
+    if baseline and result.context.get("baseline_key") != baseline.context["answers"]:
+        return replace(pair, reason=OTHER)
+    if result.latencies_s and result.reference_latencies_s:
+        rounds = (result.reference_latencies_s, result.latencies_s)
+        try:
+            drift = 0.0 if result.context["simulated"] else DRIFT
+            estimate = ratio_of_medians(*rounds, confidence=level, prediction=True, drift=drift)
+        except ValueError as error:
+            return retained(replace(pair, speed_reason=str(error)), margin, alpha) if baseline else pair
+        pair = replace(pair, speedup=estimate, speed=speed_verdict(estimate, FLOOR))
+    elif result.context.get("untimed"):
+        pair = replace(pair, speed_reason=result.context["untimed"])
+    return retained(pair, margin, alpha) if baseline else pair
