@@ -54,12 +54,20 @@ def write_atomic(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            Path(name).chmod(0o666 & ~_umask())  # mkstemp lets nobody else read it
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
         raise storage_error(error, path) from error
+
+
+def _umask() -> int:
+    """Return this process's mask of new files; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def storage_error(error: OSError, path: Path) -> StorageError:
@@ -69,4 +77,6 @@ def storage_error(error: OSError, path: Path) -> StorageError:
             f"no space left on the disk that holds {path}: free some, then run the same command again; it continues"
         )
     reason = error.strerror or type(error).__name__
-    return StorageError(f"cannot write {path}: {reason}; choose a writable folder with --results or QUANTKIT_HOME")
+    return StorageError(
+        f"cannot write {path}: {reason}; choose a writable place (--results, --out, --write or QUANTKIT_HOME)"
+    )

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     """Do it; return the exit status."""
     from quantkit.conclude.report import table
     from quantkit.pipeline.crew import Crew
-    from quantkit.pipeline.execute import Run, execute
+    from quantkit.pipeline.execute import Run, execute, store_refusals
     from quantkit.pipeline.plan import left_out
     from quantkit.pipeline.settings import Settings, results_file
     from quantkit.pipeline.store import Store
@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     out = {cell.case for cell in cells if settings.rounds and left_out(cell, words)}
     if out:
         print(f"{len(out)} cases cannot be timed here and are left out: name their target or backend", file=sys.stderr)
+    store_refusals(cells, store)
     with Crew() as crew:
         run = Run(settings, store, crew, lambda line: print(line, file=sys.stderr, flush=True), fresh=options.fresh)
         results = execute([cell.case for cell in cells if not cell.reason and cell.case not in out], run)

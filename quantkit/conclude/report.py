@@ -80,11 +80,14 @@ def _row(result: Result, pair: Comparison | None) -> list[str]:
 
 def _notes(family: list[Result], pairs: dict[Any, Comparison]) -> list[str]:
     """Return what a number cannot say: failures, open verdicts, layers left in float. `quantkit show CASE` has more."""
-    notes = []
+    notes: list[str] = []
+    refused: dict[str, list[str]] = {}
     for result in family:
         name = f"  {result.case.method} {result.case.backend}"
         pair = pairs.get(result.case)
-        if result.status != "ok":
+        if result.status == "unsupported":
+            refused.setdefault(result.reason, []).append(name.strip())
+        elif result.status != "ok":
             notes.append(f"{name}: {result.status}: {result.reason}")
         elif pair is not None and pair.verdict != "pass":
             notes.append(f"{name}: {wording.explain(pair)}")
@@ -92,4 +95,4 @@ def _notes(family: list[Result], pairs: dict[Any, Comparison]) -> list[str]:
         if left:
             more = f" (and {len(left) - 1} more layers)" if len(left) > 1 else ""
             notes.append(f"{name}: left in float: {left[0]}{more}")
-    return notes
+    return notes + [f"  {', '.join(names)}: unsupported: {reason}" for reason, names in refused.items()]

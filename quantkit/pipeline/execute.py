@@ -22,7 +22,7 @@ from quantkit.pipeline import keys, result
 from quantkit.pipeline.arm import Arm
 from quantkit.pipeline.cache import digest, obtain
 from quantkit.pipeline.crew import Crew, alone
-from quantkit.pipeline.plan import baseline_of, unsupported, untimed
+from quantkit.pipeline.plan import Planned, baseline_of, unsupported, untimed
 from quantkit.pipeline.settings import Settings, cache_folder
 from quantkit.pipeline.store import Store
 from quantkit.records import Case, Result
@@ -65,6 +65,19 @@ def execute_group(cases: list[Case], run: Run) -> list[Result]:
         run.store.add(stored[arm.case])
     run.store.drop_parts(rounds)
     return [stored[case] for case in wanted]
+
+
+def store_refusals(planned: Iterable[Planned], store: Store) -> None:
+    """Keep the reasons why cases cannot run, so that a report can give them; what was ever measured stays as it is."""
+    known = {found.case: found for found in store.newest()}
+    for cell in planned:
+        found = known.get(cell.case)
+        if cell.reason and (found is None or (found.status == "unsupported" and found.reason != cell.reason)):
+            store.add(Result(cell.case, "unsupported", cell.reason, created=_now(), fingerprint=fingerprint()))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def stored_results(cases: list[Case], run: Run) -> dict[Case, Result]:
@@ -193,5 +206,4 @@ def conclude(arm: Arm, original: Arm, baseline: Arm | None, run: Run) -> Result:
             done = result.assemble(arm, original, reference, run.settings)
     if arm.ended is not None:
         done = Result(arm.case, "unsupported" if isinstance(arm.ended, Unsupported) else "failed", str(arm.ended))
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    return replace(done, key=keys.result_key(arm.case, run.settings), created=created, fingerprint=fingerprint())
+    return replace(done, key=keys.result_key(arm.case, run.settings), created=_now(), fingerprint=fingerprint())

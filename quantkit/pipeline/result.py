@@ -18,6 +18,7 @@ from quantkit.records import Measurement, Result
 
 ENDS = ("inputs", "outputs")
 SAMPLED = 256
+WIDEST_CODE = 8  # bits; wider weights are floats
 
 
 def assemble(arm: Arm, original: Arm, baseline: Arm | None, settings: Settings) -> Result:
@@ -108,7 +109,7 @@ def context(arm: Arm, settings: Settings) -> dict[str, Any]:
         "scheme": method.scheme.name if method.scheme.quantized else report["format"],
         "artifact": arm.built.key,
         "answers": arm.answered.key,
-        "left_in_float": [f"{layer['name']}: {layer['reason']}" for layer in report["layers"] if layer["reason"]],
+        "left_in_float": left_in_float(report) if method.scheme.quantized else [],
         "notes": report["notes"],
         "inputs": report["inputs"],
         "outputs": report["outputs"],
@@ -116,6 +117,12 @@ def context(arm: Arm, settings: Settings) -> dict[str, Any]:
         "untimed": arm.untimed,
         "backend_versions": dict(backend.versions()),
     }
+
+
+def left_in_float(report: dict[str, Any]) -> list[str]:
+    """Return every layer that a quantized artifact keeps in float, with the toolchain's reason."""
+    float_layers = [layer for layer in report["layers"] if layer["reason"] or layer["bits"] > WIDEST_CODE]
+    return [f"{layer['name']}: {layer['reason'] or 'the toolchain gives no reason'}" for layer in float_layers]
 
 
 def elapsed(arm: Arm) -> dict[str, float]:
