@@ -16,10 +16,12 @@ TABLE = {
     "tokenizers": ("tokenizers", "transformers"),
     "coremltools": ("coremltools", "coreml"),
     "mlx": ("mlx", "mlx"),
+    "mlx_lm": ("mlx-lm", "mlx"),
     "ai_edge_litert": ("ai-edge-litert", "litert"),
     "litert_torch": ("litert-torch", "litert"),
     "ai_edge_quantizer": ("ai-edge-quantizer", "litert"),
     "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
+    "accelerate": ("accelerate", "bitsandbytes"),
     "tensorflow": ("tensorflow", "tensorflow"),
 }
 
