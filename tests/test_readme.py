@@ -24,7 +24,7 @@ def starting(word):
 def test_quantkit_understands(command):
     words = shlex.split(command.partition(">")[0])[1:]
 
-    assert cli._parser().parse_args(words).command
+    assert cli.parser().parse_args(words).command
 
 
 @pytest.mark.parametrize("command", starting("pytest "))
