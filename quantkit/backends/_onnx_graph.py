@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from quantkit.contracts import LayerReport
+from quantkit.contracts import LayerReport, TensorInfo
 from quantkit.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ WEIGHTS = {
     **dict.fromkeys(("MatMul", "Gemm", "MatMulInteger"), (0, 1)),
     **dict.fromkeys(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"), (1, 2)),
     **dict.fromkeys(("Gather", "GatherBlockQuantized"), (0,)),
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), (0, 3)),  # three inputs each: codes, scale, zero point
 }
 # operations that move or convert a constant on its way from the file to the node that uses it
 PASSES = {
@@ -27,6 +28,7 @@ PASSES = {
 # ONNX's TensorProto.DataType: bits of one element; weights are floats or narrow integers, never int32, int64 or bool
 WEIGHT_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 10: 16, 11: 64, 16: 16, 21: 4, 22: 4, 25: 2, 26: 2}
 OTHER_BITS = {6: 32, 7: 64, 9: 8, 12: 32, 13: 64}
+DTYPES = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}  # of inputs and outputs
 
 
 def elements(tensor: onnx.TensorProto) -> int:
@@ -44,6 +46,16 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     """Return the bytes of all constants of the graph: weights, scales, zero points, biases, masks, shapes."""
     constants = (a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t"))
     return sum(map(stored_bytes, (*model.graph.initializer, *constants)))
+
+
+def ends(model: onnx.ModelProto) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """Return the inputs and the outputs of the graph."""
+
+    def info(value: onnx.ValueInfoProto) -> TensorInfo:
+        tensor = value.type.tensor_type
+        return TensorInfo(value.name, tuple(d.dim_value for d in tensor.shape.dim), DTYPES[tensor.elem_type])
+
+    return tuple(map(info, model.graph.input)), tuple(map(info, model.graph.output))
 
 
 def weight_nodes(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[onnx.TensorProto]]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 OPSET = 21  # the first with 4-bit integers
 LARGEST = 2**31 - 2**24  # protobuf refuses 2 GiB; some room for the graph itself
+OUTPUT = "output"  # inputs are called as the parameters of forward by the exporter itself
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -53,7 +54,9 @@ def lower(network: nn.Module, example: Arrays) -> Lowered:
     inputs = tuple(torch.from_numpy(x) for x in example)
     with quiet():
         try:
-            program = torch.onnx.export(network, inputs, dynamo=True, verbose=False, opset_version=OPSET)
+            program = torch.onnx.export(
+                network, inputs, output_names=[OUTPUT], dynamo=True, verbose=False, opset_version=OPSET
+            )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise Unsupported(f"torch.onnx.export refuses this network: {_cause(error)}") from error
     assert program is not None
