@@ -14,6 +14,7 @@ from quantkit.catalog import DATASETS, MODELS
 from quantkit.contracts import Source
 from quantkit.errors import CorruptFile, MissingExtra, Unsupported
 from quantkit.files import ASSETS, sha256_of
+from quantkit.numerics import fidelity
 from quantkit.zoo import _load
 
 NAMES = MODELS.names()
@@ -55,9 +56,19 @@ def trained(name):
 
 
 def run(network, inputs):
-    """Return the network's outputs as one array."""
+    """Return the network's outputs as one array; a stepwise one answers the first 16 positions, one after the other."""
     with torch.inference_mode():
-        return network(*(torch.from_numpy(x) for x in inputs)).numpy()
+        if not hasattr(network, "states"):
+            return network(*(torch.from_numpy(x) for x in inputs)).numpy()
+        return np.concatenate([step_by_step(network, tokens[None, :16]) for tokens in inputs[0]])
+
+
+def step_by_step(network, tokens):
+    """Return [1, t, ...] for tokens [1, t], from an empty state."""
+    for name in network.states:
+        network.get_buffer(name).zero_()
+    calls = ((tokens[:, i : i + 1], np.array([i])) for i in range(tokens.shape[1]))
+    return np.concatenate([network(*map(torch.from_numpy, call)).numpy() for call in calls], axis=1)
 
 
 def flip(path):
@@ -134,6 +145,30 @@ def test_decoder_is_causal():
 
     np.testing.assert_allclose(before[:, :64], after[:, :64], atol=1e-5)
     assert np.abs(before[:, 64:] - after[:, 64:]).max() > 1e-3
+
+
+def test_cached_decoder_answers_as_the_parallel_one():
+    """Same weights, same sums in another order; what an earlier item left in the cache does not matter."""
+    torch.manual_seed(0)
+    parallel, cached = untrained("pydoc_gpt"), untrained("pydoc_gpt_cached")
+    _load.fill(cached, parallel.state_dict())
+    tokens = DATASETS.get("pydoc_short").evaluation(2).inputs[0][:, :16]
+
+    outputs = run(cached, (tokens,))
+
+    assert fidelity.sqnr_db(run(parallel, (tokens,)), outputs) > 100
+    with torch.inference_mode():
+        again = cached(torch.from_numpy(tokens[:1, :1]), torch.tensor([0])).numpy()  # a used cache, not emptied
+    np.testing.assert_allclose(again, outputs[:1, :1], atol=1e-5)
+
+
+def test_cached_decoder_keeps_its_states_beside_its_weights():
+    """A file of weights does not hold them; they are [layers, 1, heads, longest, size]."""
+    network = untrained("pydoc_gpt_cached")
+
+    assert network.states == ("k_cache", "v_cache")
+    assert {tuple(network.get_buffer(name).shape) for name in network.states} == {(6, 1, 4, 128, 64)}
+    assert not set(network.states) & set(network.state_dict())
 
 
 @pytest.mark.slow

@@ -40,7 +40,8 @@ def build(prepared: Prepared, folder: Path) -> BuildReport:
         extras.require(module)
     _check_plan(prepared)
     start = time.perf_counter()
-    source = _litert_lower.lower(prepared.network, prepared.example)
+    ready = getattr(prepared.network, "flatbuffer", None)  # of a model that comes from TensorFlow
+    source = ready or _litert_lower.lower(prepared.network, prepared.example)
     name_of = _litert_graph.namer(prepared.network)
     ops = list(_litert_graph.weight_ops(_litert_graph.read(source), name_of))
     asked = _litert_quantize.wishes(ops, prepared.plan)

@@ -1,16 +1,60 @@
 """Keras models and TensorFlow SavedModels -> float32 .tflite flatbuffer, by TensorFlow's own converter.
 
-What comes out goes the same way through ai-edge-quantizer as what litert-torch converts.
+What comes out goes the same way through ai-edge-quantizer as what litert-torch converts. `network` gives it the form of
+a PyTorch network, whose answers are TensorFlow's own, so that an export compares the artifact with the original.
 """
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from quantkit import extras
 from quantkit.errors import CorruptFile, Unsupported
 
+if TYPE_CHECKING:
+    from torch import nn
+
 KERAS = (".keras", ".h5")
+
+
+def is_saved_model(path: Path) -> bool:
+    """Return whether a path is a SavedModel's folder or a Keras file."""
+    return (path / "saved_model.pb").is_file() or (path.suffix in KERAS and path.is_file())
+
+
+def network(path: Path) -> nn.Module:
+    """Return a SavedModel or Keras file as a module that answers by TensorFlow and carries its `flatbuffer`.
+
+    Raises:
+        MissingExtra, CorruptFile, Unsupported: as `lower_saved_model` does.
+    """
+    from torch import from_numpy, jit, nn
+
+    tensorflow = extras.require("tensorflow")
+    with tempfile.TemporaryDirectory(prefix="quantkit-saved-model-") as work:
+        flatbuffer = lower_saved_model(path, Path(work))
+        exported = Path(work) / "saved_model"
+        loaded = tensorflow.saved_model.load(str(exported if exported.is_dir() else path))
+    signature = loaded.signatures["serving_default"]
+    names = list(signature.structured_input_signature[1])
+
+    class SavedModel(nn.Module):
+        """The original, in TensorFlow's float32."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.flatbuffer, self._keep = flatbuffer, loaded
+
+        def forward(self, *inputs: Any) -> Any:
+            if jit.is_tracing():
+                raise Unsupported("a model of TensorFlow cannot be traced: export it with --format litert")
+            fed = {name: tensorflow.constant(x.numpy()) for name, x in zip(names, inputs, strict=True)}
+            (output,) = signature(**fed).values()
+            return from_numpy(output.numpy().copy())
+
+    return SavedModel().eval()
 
 
 def lower_saved_model(folder: Path, work: Path) -> bytes:

@@ -24,6 +24,7 @@ class LiteRt:
     targets = ("cpu", "simulated")
     profiles = ("regular", "full")
     stateful = False
+    takes_saved_models = True
     build_modules = _litert_build.BUILD_MODULES
     run_modules = ("ai_edge_litert.interpreter",)
 

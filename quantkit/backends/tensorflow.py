@@ -23,6 +23,7 @@ class TensorFlow:
     targets = ("cpu", "simulated")
     profiles = ("full",)
     stateful = False
+    takes_saved_models = True
     build_modules = _litert_build.BUILD_MODULES
     run_modules = ("tensorflow.lite",)
 

@@ -17,7 +17,10 @@ EXAMPLES = """
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
-    add("model", help="a model of the zoo, or package.module:factory that returns a torch.nn.Module")
+    add(
+        "model",
+        help="a model of the zoo, package.module:factory that returns a torch.nn.Module, or a SavedModel or .keras file",
+    )
     add("--method", required=True, metavar="A,B", help="quantization methods ('quantkit list methods')")
     add("--format", required=True, metavar="A,B", help="backends; onnx, tflite and 'core ml' are understood too")
     add(

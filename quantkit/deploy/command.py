@@ -131,7 +131,7 @@ def _figure(fidelity: dict[str, Any], name: str) -> str:
     if value is None:
         return fidelity[name]["reason"]
     text = f"{value:.1f} dB" if unit == "dB" else f"{value:.2%}" if name == "top1_agreement" else f"{value:.4g}"
-    return f"{text} against PyTorch, {items}" if name == "sqnr_db" else text
+    return f"{text} against the original, {items}" if name == "sqnr_db" else text
 
 
 def _share(value: float | None) -> str:

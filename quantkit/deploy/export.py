@@ -82,6 +82,8 @@ def refuse(request: Request, info: ModelInfo) -> None:
         HardwareCompatibilityError: the target that would run it is not here.
     """
     method, backend = METHODS.get(request.method), BACKENDS.get(request.backend)
+    if request.subject.saved and not getattr(backend, "takes_saved_models", False):
+        raise Unsupported(f"{backend.name} takes PyTorch networks: {info.title} is TensorFlow's, use --format litert")
     for extra in filter(None, (*info.extras, backend.extra)):
         if missing := extras.missing(extra):
             raise MissingExtra(f"{request.backend} {missing}")
@@ -119,7 +121,7 @@ def export(request: Request, original: Original, place: Path, say: Say, *, templ
         facts = manifest.write(folder, facts)
         if template:
             fill.application(folder, facts)
-    say(f"compared  {name} with PyTorch on {facts['fidelity']['items']} items")
+    say(f"compared  {name} with the original on {facts['fidelity']['items']} items")
     return Exported(place, manifest.check(place), manifest.absurd(answers))
 
 

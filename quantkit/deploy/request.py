@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantkit.backends._litert_source import is_saved_model
 from quantkit.catalog import BACKENDS, METHODS, MODELS
 from quantkit.errors import InvalidSetting, UnknownName
 from quantkit.pipeline.settings import Settings
@@ -50,7 +51,7 @@ class Subject:
     """The network to export and the data that goes with it.
 
     Args:
-        model: a zoo name, or `package.module:factory`.
+        model: a zoo name, `package.module:factory`, or the path of a SavedModel, `.keras` or `.h5` file.
         example: `package.module:function` that returns the inputs, or an .npz file of them; empty for none.
         shapes: inputs to make up, where there is no example.
         calibration: an .npz file, one array [items, ...] for each input; None for the zoo's own data set.
@@ -77,13 +78,20 @@ class Subject:
             raise InvalidSetting("--example and --input both say what the inputs are: give one of them")
 
     @property
+    def saved(self) -> bool:
+        """True where the model is a file or folder of TensorFlow's: a SavedModel, `.keras` or `.h5`."""
+        return is_saved_model(Path(self.model))
+
+    @property
     def own(self) -> bool:
         """True where the network is a user's, not of the zoo."""
-        return ":" in self.model
+        return ":" in self.model or self.saved
 
     @property
     def title(self) -> str:
         """The name that the manifest and the generated code take."""
+        if self.saved:
+            return Path(self.model).stem
         return self.model.rpartition(":")[0].rpartition(".")[2] or self.model if self.own else self.model
 
 
@@ -120,4 +128,5 @@ def _known(model: str) -> None:
     try:
         MODELS.get(model)
     except UnknownName as error:
-        raise UnknownName(f"{error}. A network of your own is named package.module:factory") from None
+        own = "A network of your own is package.module:factory, or the path of a SavedModel, .keras or .h5 file"
+        raise UnknownName(f"{error}. {own}") from None

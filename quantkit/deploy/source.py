@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantkit.backends import _litert_source
 from quantkit.catalog import DATASETS, MODELS
 from quantkit.contracts import Arrays, ModelInfo, Quality, Split
 from quantkit.deploy.request import Shape, Subject
@@ -53,6 +54,8 @@ def network_of(subject: Subject) -> nn.Module:
     """
     if not subject.own:
         return MODELS.get(subject.model).load()
+    if subject.saved:
+        return _litert_source.network(Path(subject.model))
     from torch import nn
 
     network = called(subject.model)
@@ -105,7 +108,7 @@ def info_of(subject: Subject, network: nn.Module) -> ModelInfo:
         sources=(),
         licence="not stated",
         provenance=f"{subject.model}, a network of the user's own",
-        layers=tuple(shares),
+        layers=("conv2d", "linear") if subject.saved else tuple(shares),  # TensorFlow's are read from the artifact
         logits=bool(subject.labels),
         labels=subject.labels,
     )

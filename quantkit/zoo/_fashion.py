@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-LABELS = (
-    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-)
+LABELS = (*("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),)
 
 
 class FashionClassifier:
