@@ -6,7 +6,7 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test bench check lock lock-check clean
+.PHONY: help setup test bench formats check lock lock-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,9 @@ test: $(STAMP) ## run the tests (ARGS="-k catalog" adds to pytest's arguments)
 
 bench: $(STAMP) ## run the main job: benchmark the fast profile on this machine (ARGS="--profile regular")
 	$(BIN)/python -m pytest benchmarks $(ARGS)
+
+formats: $(STAMP) ## write docs/formats.md anew: every model, format and scheme, without timing (hours)
+	sh scripts/formats.sh
 
 check: $(STAMP) ## what CI runs beside the tests: lint, format, types, architecture
 	$(BIN)/ruff check .
