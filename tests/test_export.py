@@ -165,7 +165,9 @@ def test_the_figures_are_those_of_the_artifact_that_lies_there(quick, tmp_path, 
     assert facts["fidelity"]["sqnr_db"]["value"] == pytest.approx(sqnr_db, abs=0.01)
     np.testing.assert_allclose(golden["output0"][0], output, rtol=1e-6)
     said = capsys.readouterr().out
-    assert f"{sqnr_db:.1f} dB against the original, 1 item" in said and "NumPy" in said and str(tmp_path / "out") in said
+    assert (
+        f"{sqnr_db:.1f} dB against the original, 1 item" in said and "NumPy" in said and str(tmp_path / "out") in said
+    )
 
 
 def test_the_manifest_has_what_a_user_of_the_artifact_needs(quick, tmp_path):
@@ -597,3 +599,39 @@ def test_an_operation_that_a_format_lacks_is_named(here, tmp_path, capsys):
 
 def test_the_module_of_the_tests_is_what_a_user_would_write():
     compile(textwrap.dedent(MODULE), "my_net.py", "exec")
+
+
+@pytest.mark.slow
+def test_a_decoder_of_transformers_also_leaves_in_the_librarys_own_form(here, tmp_path, monkeypatch):
+    """Of a wrapped Llama, mlx-lm's folder holds mlx-lm's configuration and codes, and the manifest vouches for them."""
+    pytest.importorskip("mlx_lm")
+    pytest.importorskip("transformers")
+    (tmp_path / "my_llama.py").write_text(
+        textwrap.dedent("""
+        import torch
+        from torch import nn
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        class Logits(nn.Module):
+            def __init__(self):
+                super().__init__()
+                torch.manual_seed(0)
+                self.llama = LlamaForCausalLM(LlamaConfig(
+                    vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2))
+
+            def forward(self, ids):
+                return self.llama(ids, use_cache=False).logits
+        """)
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ["my_llama:Logits", "--input", "1x8:int64", "--method", "int4_weight_only", "--format", "mlx"]
+
+    assert cli.main(["export", *words, "--out", "out"]) == 0
+
+    native = tmp_path / "out" / "native"
+    assert json.loads((native / "config.json").read_text())["quantization"] == {
+        "group_size": 32, "bits": 4, "mode": "affine"}  # fmt: skip
+    assert any(note.startswith("native/: opens with mlx_lm") for note in manifest.check(tmp_path / "out")["notes"])
+    (native / "config.json").write_text("{}")
+    with pytest.raises(CorruptFile, match=r"native/config\.json is not the file"):
+        manifest.check(tmp_path / "out")

@@ -66,6 +66,17 @@ class BitsAndBytes:
         torch.set_num_threads(threads)
         return _bitsandbytes_build.build(prepared, folder)
 
+    def save_native(self, network: Any, scheme: Scheme, folder: Path) -> str:
+        """Write a network of transformers as its `from_pretrained` opens it; return what it is.
+
+        Raises:
+            Unsupported: no network of transformers, or a scheme that its configuration cannot say.
+        """
+        from quantkit.backends import _bitsandbytes_transformers
+
+        _bitsandbytes_transformers.save_pretrained_quantized(network, scheme, folder)
+        return f"opens with transformers' {type(network).__name__}.from_pretrained, quantized by BitsAndBytesConfig"
+
     def open(self, folder: Path, target: Target, threads: int) -> Session:
         """Load the artifact with that many threads.
 

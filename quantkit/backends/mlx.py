@@ -75,6 +75,17 @@ class Mlx:
 
         return _mlx_build.build(prepared, folder)
 
+    def save_native(self, network: Any, scheme: Scheme, folder: Path) -> str:
+        """Write a decoder as mlx-lm opens it; return what it is.
+
+        Raises:
+            Unsupported: mlx-lm does not know this architecture, or the scheme quantizes none of its layers.
+        """
+        from quantkit.backends import _mlx_lm
+
+        _mlx_lm.save_for_mlx_lm(network, scheme, folder)
+        return "opens with mlx_lm.utils.load_model, quantized by mlx-lm"
+
     def open(self, folder: Path, target: Target | None, threads: int) -> Session:
         """Load the artifact on Apple's GPU (target `mps` on Apple silicon) or on the CPU.
 

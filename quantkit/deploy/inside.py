@@ -6,8 +6,9 @@ Items travel in one file: array `x<i>` holds input i as [items, calls, ...]; a p
 from __future__ import annotations
 
 import pickle
+import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from quantkit.catalog import BACKENDS, METHODS, TARGETS
 from quantkit.contracts import Arrays, ModelInfo, Session
 from quantkit.deploy import source
+from quantkit.deploy.manifest import NATIVE
 from quantkit.deploy.request import Request, Subject
 from quantkit.errors import Unsupported
 from quantkit.pipeline.settings import Settings
@@ -75,7 +77,27 @@ def build(request: Request, given: Path, folder: Path) -> dict[str, Any]:
     network = source.network_of(request.subject)
     prepared = method.prepare(network, example, calibration if method.needs_calibration else None)
     report = BACKENDS.get(request.backend).build(prepared, folder, request.settings.threads)
+    said = save_native(request, folder.parent / NATIVE)
+    report = replace(report, notes=(*report.notes, *said))
     return {"report": asdict(report), "elapsed_s": time.perf_counter() - started}
+
+
+def save_native(request: Request, folder: Path) -> tuple[str, ...]:
+    """Write the network in the form that the toolchain's own library loads, where there is one; return a note on it.
+
+    It is for networks of transformers (the network itself, or one that it wraps) and for decoders that mlx-lm knows.
+    """
+    save = getattr(BACKENDS.get(request.backend), "save_native", None)
+    if save is None:
+        return ()
+    network = source.network_of(request.subject)
+    inner = next((module for module in network.modules() if hasattr(module, "save_pretrained")), network)
+    folder.mkdir()
+    try:
+        return (f"native/: {save(inner, METHODS.get(request.method).scheme, folder)}",)
+    except Unsupported:  # no network of that library, or a scheme that it does not save
+        shutil.rmtree(folder)
+        return ()
 
 
 def answer(request: Request, info: ModelInfo, given: Path, artifact: Path, kept: Path) -> None:

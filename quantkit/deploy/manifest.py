@@ -23,8 +23,8 @@ from quantkit.numerics import fidelity
 from quantkit.pipeline.result import measure
 
 SCHEMA_VERSION = 1
-FILE, ARTIFACT, GOLDEN = "manifest.json", "artifact", "golden"
-SEALED = (ARTIFACT, GOLDEN)  # folders whose files the manifest vouches for; the app is there to be changed
+FILE, ARTIFACT, GOLDEN, NATIVE = "manifest.json", "artifact", "golden", "native"
+SEALED = (ARTIFACT, GOLDEN, NATIVE)  # folders whose files the manifest vouches for; the app is there to be changed
 GOLDEN_CALLS = 8
 MODEL_FACTS = ("name", "title", "family", "licence", "provenance", "layers", "stepwise")
 
