@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "model",
-        help="a model of the zoo, package.module:factory that returns a torch.nn.Module, or a SavedModel or .keras file",
+        help="of the zoo, or package.module:factory returning a torch.nn.Module, or a SavedModel or .keras file",
     )
     add("--method", required=True, metavar="A,B", help="quantization methods ('quantkit list methods')")
     add("--format", required=True, metavar="A,B", help="backends; onnx, tflite and 'core ml' are understood too")
