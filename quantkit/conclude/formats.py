@@ -16,7 +16,16 @@ from quantkit.conclude import wording
 from quantkit.conclude.compare import Comparison, adjusted
 from quantkit.conclude.crosscheck import Row, crosscheck, paired
 from quantkit.conclude.crosscheck_words import LEGEND, add_crosscheck
-from quantkit.conclude.formats_notes import by_format, holes, left_in_float, machines, missing, notes_of
+from quantkit.conclude.formats_notes import (
+    by_format,
+    holes,
+    left_in_float,
+    machines,
+    missing,
+    notes_of,
+    refused_always,
+    told,
+)
 from quantkit.conclude.page import Page
 from quantkit.errors import NothingMeasured, UnknownName
 from quantkit.records import Result
@@ -64,9 +73,11 @@ def document(results: Sequence[Result], models: Sequence[str] = (), *, command: 
     page.bullets(
         "Stored for no model (refused before it ran: 'quantkit plan' says why; or not asked for):", holes(chosen)
     )
-    stored = {(result.case.backend, result.case.method) for result in chosen}
+    always = refused_always(chosen)
+    page.bullets("Refused for every model:", told(always))
+    stored = {(r.case.backend, r.case.method) for r in chosen if r.status == "ok"}
     for _, group in groupby(chosen, key=lambda result: result.case.model):
-        add_model(page, list(group), stored)
+        add_model(page, list(group), stored, always)
     return page.text()
 
 
@@ -136,8 +147,15 @@ def _beside(result: Result, baselines: Sequence[Result], alpha: float) -> Compar
     return refused
 
 
-def add_model(page: Page, results: Sequence[Result], elsewhere: set[tuple[str, str]]) -> None:
-    """Add the section of one model; `elsewhere` are the formats and methods that any model has."""
+def add_model(
+    page: Page, results: Sequence[Result], elsewhere: set[tuple[str, str]], always: set[tuple[str, str, str]]
+) -> None:
+    """Add the section of one model.
+
+    Args:
+        elsewhere: the formats and methods that any model has.
+        always: refusals that hold for every model, told once for all.
+    """
     rows = rows_of(results)
     page.heading(results[0].case.model, 2)
     if rows:
@@ -148,7 +166,7 @@ def add_model(page: Page, results: Sequence[Result], elsewhere: set[tuple[str, s
         page.paragraph("; ".join(f"{mark} run by {executor}" for executor, mark in marks.items() if mark))
         page.paragraph(_counted(pairs))
         page.bullets("Left in float although the method asked otherwise:", left_in_float(rows))
-    page.bullets("Without a result:", missing(results, elsewhere))
+    page.bullets("Without a result:", missing(results, elsewhere, always))
     notes = notes_of(rows)
     add_crosscheck(page, crosscheck(rows), list(notes))
     lines = [f"note {number}, {by_format(cases)}: {note}" for number, (note, cases) in enumerate(notes.items(), 1)]

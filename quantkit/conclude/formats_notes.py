@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 
+from quantkit.catalog import METHODS
 from quantkit.conclude import wording
 from quantkit.conclude.crosscheck import Row, label
 from quantkit.conclude.folding import fold
@@ -44,12 +46,44 @@ def _left(result: Result) -> str:
     return f"the toolchain gives no reason, but {100 - coverage.values[0] * 100:.1f} % of the weights are floats"
 
 
-def missing(results: Sequence[Result], elsewhere: set[Cell]) -> list[str]:
-    """Return a model's cases that ended without a result, by reason, and those that only other models have."""
+def general(result: Result) -> tuple[str, str, str]:
+    """Return backend, method and reason of a case that was refused, the scheme's name in the reason made general."""
+    case = result.case
+    name = METHODS.get(case.method).scheme.name if case.method in METHODS.names() else ""
+    reason = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", "this scheme", result.reason) if name else result.reason
+    return case.backend, case.method, f"{result.status}: {reason}"
+
+
+def refused_always(results: Sequence[Result]) -> set[tuple[str, str, str]]:
+    """Return the refusals that hold for every model of several, whatever its layers."""
+    models: dict[tuple[str, str, str], set[str]] = {}
+    for result in results:
+        if result.status == "unsupported":
+            models.setdefault(general(result), set()).add(result.case.model)
+    every = {result.case.model for result in results}
+    return {refusal for refusal, found in models.items() if len(every) > 1 and found == every}
+
+
+def told(refusals: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Return refusals by reason."""
+    shared: dict[str, list[Cell]] = {}
+    for backend, method, reason in sorted(refusals):
+        shared.setdefault(reason, []).append((backend, method))
+    return [f"{by_format(cells)}: {reason}" for reason, cells in shared.items()]
+
+
+def missing(
+    results: Sequence[Result], elsewhere: set[Cell], always: Collection[tuple[str, str, str]] = ()
+) -> list[str]:
+    """Return a model's cases that ended without a result, by reason, and those that only other models have.
+
+    Args:
+        always: refusals that are told elsewhere.
+    """
     shared: dict[str, dict[Cell, list[str]]] = {}
     for result in results:
-        if result.status != "ok":
-            cells = shared.setdefault(f"{result.status}: {result.reason}", {})
+        if result.status != "ok" and general(result) not in always:
+            cells = shared.setdefault(general(result)[2], {})
             cells.setdefault((result.case.backend, result.case.method), []).append(result.case.target)
     lines = []
     for said, cells in shared.items():
