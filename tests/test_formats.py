@@ -13,6 +13,7 @@ from quantkit import cli
 from quantkit.conclude.crosscheck import BIT_DB, crosscheck, errors_in_common, independent_db, mutual_db
 from quantkit.conclude.folding import fold
 from quantkit.conclude.formats import document, rows_of, verdicts
+from quantkit.conclude.formats_notes import missing, refused_always, told
 from quantkit.errors import NothingMeasured, UnknownName
 from quantkit.pipeline.store import Store
 from quantkit.records import Case, Measurement, Result
@@ -437,3 +438,25 @@ def test_the_command_imports_no_toolchain(home):
     code += "sys.exit(bool({'torch', 'onnxruntime', 'transformers'} & set(sys.modules)))"
 
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+# Refusals
+
+
+def refused(model, method, reason, backend="b"):
+    return Result(Case(model, method, backend, "cpu"), "unsupported", reason)
+
+
+def test_what_every_model_is_refused_is_told_once_for_all_schemes():
+    """nf4 and mxfp4 are refused for both models by the same words but for the scheme's name; fp4 for one of two only."""
+    results = [refused(model, name, f"it has integers, not {name}") for model in "mn" for name in ("nf4", "mxfp4")]
+    results += [refused("m", "fp4", "no Linear"), Result(Case("n", "fp4", "b", "cpu"), "failed", "killed")]
+
+    always = refused_always(results)
+
+    assert told(always) == ["b mxfp4, nf4: unsupported: it has integers, not this scheme"]
+    assert missing(results[:2] + results[4:5], set(), always) == ["b fp4: unsupported: no Linear"]
+
+
+def test_one_models_refusals_are_told_with_it():
+    assert refused_always([refused("m", "nf4", "no")]) == set()

@@ -13,6 +13,7 @@ from quantkit.records import Result
 
 FLOATS = ("fp32", "fp16", "bf16")
 Cell = tuple[str, str]  # format and method
+Refusal = tuple[str, str, str]  # format, method and reason
 
 
 def by_format(cells: Iterable[Cell]) -> str:
@@ -46,7 +47,7 @@ def _left(result: Result) -> str:
     return f"the toolchain gives no reason, but {100 - coverage.values[0] * 100:.1f} % of the weights are floats"
 
 
-def general(result: Result) -> tuple[str, str, str]:
+def general(result: Result) -> Refusal:
     """Return backend, method and reason of a case that was refused, the scheme's name in the reason made general."""
     case = result.case
     name = METHODS.get(case.method).scheme.name if case.method in METHODS.names() else ""
@@ -54,17 +55,19 @@ def general(result: Result) -> tuple[str, str, str]:
     return case.backend, case.method, f"{result.status}: {reason}"
 
 
-def refused_always(results: Sequence[Result]) -> set[tuple[str, str, str]]:
-    """Return the refusals that hold for every model of several, whatever its layers."""
-    models: dict[tuple[str, str, str], set[str]] = {}
+def refused_always(results: Sequence[Result]) -> set[Refusal]:
+    """Return the refusals that hold for every model of several on which format and method were tried."""
+    refused: dict[Refusal, set[str]] = {}
+    tried: dict[Cell, set[str]] = {}
     for result in results:
+        case = result.case
+        tried.setdefault((case.backend, case.method), set()).add(case.model)
         if result.status == "unsupported":
-            models.setdefault(general(result), set()).add(result.case.model)
-    every = {result.case.model for result in results}
-    return {refusal for refusal, found in models.items() if len(every) > 1 and found == every}
+            refused.setdefault(general(result), set()).add(case.model)
+    return {refusal for refusal, models in refused.items() if len(models) > 1 and models == tried[refusal[:2]]}
 
 
-def told(refusals: Iterable[tuple[str, str, str]]) -> list[str]:
+def told(refusals: Iterable[Refusal]) -> list[str]:
     """Return refusals by reason."""
     shared: dict[str, list[Cell]] = {}
     for backend, method, reason in sorted(refusals):
@@ -72,9 +75,7 @@ def told(refusals: Iterable[tuple[str, str, str]]) -> list[str]:
     return [f"{by_format(cells)}: {reason}" for reason, cells in shared.items()]
 
 
-def missing(
-    results: Sequence[Result], elsewhere: set[Cell], always: Collection[tuple[str, str, str]] = ()
-) -> list[str]:
+def missing(results: Sequence[Result], elsewhere: set[Cell], always: Collection[Refusal] = ()) -> list[str]:
     """Return a model's cases that ended without a result, by reason, and those that only other models have.
 
     Args:
