@@ -256,7 +256,11 @@ class BuildReport:
 
 
 class Session(Protocol):
-    """An artifact loaded on a target. Times of loading are measured by whoever opens it."""
+    """An artifact loaded on a target. Times of loading are measured by whoever opens it.
+
+    Where the runtime can tell, a session also has `residency() -> Mapping[str, int]`: how many operations it would run
+    on each device. It goes into the result's context.
+    """
 
     load_s: float  # reading and deserializing
     compile_s: float  # compiling or optimizing on load; 0.0 where the artifact is compiled ahead of time

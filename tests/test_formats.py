@@ -448,7 +448,7 @@ def refused(model, method, reason, backend="b"):
 
 
 def test_what_every_model_is_refused_is_told_once_for_all_schemes():
-    """nf4 and mxfp4 are refused for both models by the same words but for the scheme's name; fp4 for one of two only."""
+    """nf4 and mxfp4 are refused for both models by the same words; fp4 for one of two only."""
     results = [refused(model, name, f"it has integers, not {name}") for model in "mn" for name in ("nf4", "mxfp4")]
     results += [refused("m", "fp4", "no Linear"), Result(Case("n", "fp4", "b", "cpu"), "failed", "killed")]
 

@@ -15,7 +15,7 @@ import inspect
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -129,15 +129,19 @@ def lower(network: nn.Module, example: Arrays, *, half: bool, target: str) -> Lo
             )
     main = program_of(model).functions["main"]
     check_shapes(main.outputs)
-    operations = main.operations
+    check_states(main.operations, keeps)
+    weights = tuple(weights_of(main.operations, network))
+    layers = {user: weight.layer for weight in weights for user in weight.users}
+    return Lowered(model, weights, layers, tables_of(network, set(layers.values())))
+
+
+def check_states(operations: Any, keeps: Sequence[str]) -> None:
+    """Raise Unsupported where a state is never written in the program."""
     written = {op.inputs["state"].name for op in operations if op.op_type == "coreml_update_state"}
     if lost := [name for name in keeps if name not in written]:
         raise Unsupported(
             f"coremltools converted no write to the state {', '.join(lost)}: write it by a slice, not by an index"
         )
-    weights = tuple(weights_of(operations, network))
-    layers = {user: weight.layer for weight in weights for user in weight.users}
-    return Lowered(model, weights, layers, tables_of(network, set(layers.values())))
 
 
 def check_shapes(outputs: Any) -> None:

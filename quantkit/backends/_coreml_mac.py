@@ -37,7 +37,7 @@ class Predictor:
 
     def __init__(self, package: Path, target: str, inputs: Sequence[TensorInfo]):
         tools = extras.require("coremltools")
-        self.inputs = tuple(inputs)
+        self.inputs, self._package, self._target = tuple(inputs), package, target
         self._folder = Path(tempfile.mkdtemp(prefix="quantkit-coreml-"))
         start = time.perf_counter()
         compiled = compile_package(tools, package, self._folder)
@@ -53,6 +53,9 @@ class Predictor:
 
     def reset(self) -> None:
         self._state = self._model.make_state() if self._stateful else None
+
+    def residency(self) -> Mapping[str, int]:
+        return residency(self._package, self._target)
 
     def __del__(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

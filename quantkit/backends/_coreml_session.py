@@ -27,6 +27,8 @@ class Runner(Protocol):
 
     def reset(self) -> None: ...
 
+    def residency(self) -> Mapping[str, int]: ...
+
 
 class Reference:
     """The reference executor (satisfies `Runner`)."""
@@ -50,6 +52,9 @@ class Reference:
 
     def reset(self) -> None:
         self._state = self._program.new_state() if self._program.states else None
+
+    def residency(self) -> Mapping[str, int]:
+        return {}  # the reference executor has no devices
 
 
 class CoremlSession:
@@ -79,6 +84,10 @@ class CoremlSession:
     def reset(self) -> None:
         """Forget all earlier calls."""
         self._open().reset()
+
+    def residency(self) -> Mapping[str, int]:
+        """Return how many operations Core ML would rather run on each device; nothing off a Mac."""
+        return self._open().residency()
 
     def close(self) -> None:
         """Free the program."""

@@ -75,12 +75,14 @@ def evaluate(case: Case, folder: Path, kept: Path, settings: Settings) -> dict[s
     session, _ = _open(case, folder, settings)
     answer_item = _stepwise if model.info.stepwise else _at_once
     answers = np.concatenate([answer_item(session, split.item(i)) for i in range(len(split))])
+    residency = dict(session.residency()) if hasattr(session, "residency") else {}
     session.close()
     timed = tuple(x[:INPUTS] for x in split.inputs)
     if model.info.stepwise:
         timed = tuple(np.concatenate(parts) for parts in zip(*islice(steps(split.item(0)), INPUTS), strict=True))
     np.savez(kept / TIMED_INPUTS, *timed)
-    return judged(case.id, model, answers, split, kept) | {"elapsed_s": time.perf_counter() - started}
+    answered = judged(case.id, model, answers, split, kept) | {"residency": residency}
+    return answered | {"elapsed_s": time.perf_counter() - started}
 
 
 def _at_once(session: Session, item: Arrays) -> np.ndarray:

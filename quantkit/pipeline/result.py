@@ -114,6 +114,7 @@ def context(arm: Arm, settings: Settings) -> dict[str, Any]:
         "inputs": report["inputs"],
         "outputs": report["outputs"],
         "executor": backend.executor(case.target),
+        "residency": arm.answered.facts.get("residency", {}),
         "untimed": arm.untimed,
         "backend_versions": dict(backend.versions()),
     }
