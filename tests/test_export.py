@@ -374,7 +374,7 @@ def test_check_refuses_another_schema(received):
         (["my_net:plane", "--format", "grid", "--input", "1x16", "--example", "a.npz"], "give one of them"),
         (["my_net:plane", "--format", "gird", "--input", "1x16"], "Did you mean 'grid'"),
         (["tiny_plain", "--format", "grid"], "Did you mean 'tiny_plane'"),
-        (["my_net.plane", "--format", "grid"], "named package.module:factory"),
+        (["my_net.plane", "--format", "grid"], "own is package.module:factory"),
         (["tiny_plane", "--format", "grid", "--input", "1x16"], "is a model of the zoo"),
         (["tiny_plane", "--format", "grid", "--template"], "no template for grid"),
         (["tiny_plane", "--format", "grid", "--threads", "0"], "--threads must be at least 1"),
