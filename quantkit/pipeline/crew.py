@@ -64,8 +64,9 @@ class Crew:
         Its value has the key `elapsed_s`: the seconds inside its own work.
         """
         slot = self._slots.get()
+        place: Purpose = "build" if purpose == "original" else purpose  # builders have PyTorch already
         try:
-            shop = self._shops.get((slot, purpose, backend)) or self._hire(slot, purpose, backend)
+            shop = self._shops.get((slot, place, backend)) or self._hire(slot, place, backend)
             value = shop.call(f"quantkit.pipeline.inside:{purpose}", *arguments, limits=limits)
             now = time.monotonic()
             self._spans.append((now - value["elapsed_s"], now))
@@ -78,8 +79,8 @@ class Crew:
         if self.closed:
             raise CaseFailed("the run is ending")
         plugin, judging = BACKENDS.get(backend), "quantkit.numerics.outcomes"
-        modules = {"original": ("torch", judging), "build": plugin.build_modules,
-                   "evaluate": (*plugin.run_modules, judging), "trial": plugin.run_modules}  # fmt: skip
+        evaluating = (*plugin.run_modules, judging)
+        modules = {"build": plugin.build_modules, "evaluate": evaluating, "trial": plugin.run_modules}
         compiler_cache = {"TORCHINDUCTOR_CACHE_DIR": str(cache_folder() / "inductor")}
         shop = Workshop(("quantkit.pipeline.inside", *modules[purpose]), compiler_cache)
         self._shops[slot, purpose, backend] = shop

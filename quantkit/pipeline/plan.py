@@ -91,7 +91,7 @@ def left_out(planned: Planned, words: Collection[str]) -> bool:
     timed here on any target.
     """
     case = planned.case
-    if not planned.untimed or planned.reason or case.target in set(words) - EVERYWHERE:
+    if not planned.untimed or case.target in set(words) - EVERYWHERE:
         return False
     real = [name for name in BACKENDS.get(case.backend).targets if not TARGETS.get(name).simulated]
     elsewhere = any(untimed(replace(case, target=name)) is None for name in real)
