@@ -8,7 +8,7 @@ that file imports nothing heavy. `docs/` and CONTRIBUTING.md have a recipe for e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -129,6 +129,14 @@ class Split:
     def item(self, index: int) -> Arrays:
         """Return the inputs of one item as a batch of one, contiguous."""
         return tuple(x[index : index + 1].copy() for x in self.inputs)
+
+
+def steps(item: Arrays) -> Iterator[Arrays]:
+    """Yield the inputs of a stepwise network (`ModelInfo.stepwise`), one position of an item [1, t] after the other."""
+    import numpy as np
+
+    for position in range(item[0].shape[1]):
+        yield np.ascontiguousarray(item[0][:, position : position + 1]), np.array([position], np.int64)
 
 
 @dataclass(frozen=True)

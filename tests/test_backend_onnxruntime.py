@@ -379,7 +379,10 @@ def test_artifact_that_would_stay_float_is_refused_while_building(tmp_path):
     """The plan cannot know it of a network that describes itself wrongly; the finished file does."""
     network = nn.Sequential(nn.Conv2d(3, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2)).eval()
 
-    with pytest.raises(Unsupported, match="only 128 of 1856 weights would be w4a16g32: ONNX Runtime leaves Conv float"):
+    with pytest.raises(
+        Unsupported,
+        match="only 128 of 1856 weights would be w4a16g32: Conv '0' stays float \\(no w4a16g32 form of Conv",
+    ):
         plugin.build(Prepared(network, Plan(INT4), (np.zeros((1, 3, 8, 8), np.float32),)), tmp_path, 1)
 
 

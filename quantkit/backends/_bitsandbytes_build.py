@@ -13,12 +13,12 @@ from torch import nn
 from quantkit import files
 from quantkit.backends import _bitsandbytes_graph as graphs
 from quantkit.backends import _bitsandbytes_layers as bnb_layers
+from quantkit.backends import _coverage
 from quantkit.backends._bitsandbytes_schemes import scheme_refusal
 from quantkit.contracts import BuildReport, LayerReport, Plan, Prepared
 from quantkit.errors import Unsupported
 from quantkit.scheme import Scheme
 
-LEAST_SHARE = 0.1  # of the weights in the asked-for bits; below that the artifact is not what its name says
 NESTED_TABLE = 1024  # bytes of the 256 float32 values that double quantization stores with each layer
 CAST = "network."
 
@@ -61,7 +61,7 @@ def build(prepared: Prepared, folder: Path) -> BuildReport:
     start = time.perf_counter()
     scheme = prepared.plan.default
     asked = decide(prepared.network.eval(), prepared.plan)
-    refuse_nearly_float(expected(asked), scheme)
+    _coverage.refuse_nearly_float(expected(asked), scheme, widest=8)
     schemes = {a.name: a.scheme for a in asked if a.quantized and a.scheme}
     halved = not scheme.quantized and scheme.bits == 16
     called = _write(prepared, schemes, folder, halved=halved)
@@ -70,7 +70,7 @@ def build(prepared: Prepared, folder: Path) -> BuildReport:
     program, stored = graphs.load(folder)
     found, idle = _found(program, stored), sorted(set(schemes) - called)
     layers = tuple(report(a, found) for a in asked if a.name not in idle)
-    refuse_nearly_float(layers, scheme)
+    _coverage.refuse_nearly_float(layers, scheme, widest=8)
     inputs, outputs = graphs.faces(program)
     return BuildReport(
         layers=layers,
@@ -186,17 +186,6 @@ def _weight_bytes(program: torch.export.ExportedProgram, stored: Mapping[str, gr
     """Return the bytes of all stored tensors but the constants of the graph; a shared one counts once."""
     floats = {tensor.data_ptr(): tensor.nbytes for tensor in program.state_dict.values()}
     return sum(floats.values()) + sum(tensor.nbytes for tensors in stored.values() for tensor in tensors.values())
-
-
-def refuse_nearly_float(layers: tuple[LayerReport, ...], scheme: Scheme) -> None:
-    """Raise Unsupported where hardly any weight took the scheme; the message names the largest that did not."""
-    total, done = (sum(x.weights for x in layers if x.bits <= most) for most in (64, 8))
-    if scheme.quantized and done < LEAST_SHARE * total:
-        left = max((x for x in layers if x.bits > 8), key=lambda x: x.weights)
-        raise Unsupported(
-            f"only {done} of {total} weights would be {scheme.name}: {left.kind} {left.name!r} stays float"
-            + (f" ({left.reason})" if left.reason else "")
-        )
 
 
 def _notes(schemes: set[Scheme], idle: list[str]) -> Iterator[str]:

@@ -19,6 +19,7 @@ import torch
 from quantkit import extras
 from quantkit.backends import _bitsandbytes_build as builds
 from quantkit.backends import _bitsandbytes_layers as bnb_layers
+from quantkit.backends import _coverage
 from quantkit.backends._bitsandbytes_schemes import scheme_refusal
 from quantkit.contracts import LayerReport, Plan
 from quantkit.errors import Unsupported
@@ -42,7 +43,7 @@ def save_pretrained_quantized(network: Any, scheme: Scheme, folder: Path) -> tup
     if not isinstance(network, transformers.PreTrainedModel):
         raise Unsupported(f"transformers saves its own networks (PreTrainedModel): got {type(network).__name__}")
     asked = _asked(network, scheme)
-    builds.refuse_nearly_float(builds.expected(asked), scheme)
+    _coverage.refuse_nearly_float(builds.expected(asked), scheme, widest=8)
     linear = {name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)}
     skipped = [a.name for a in asked if a.reason and a.name in linear]
     loaded = _reloaded(network, _configuration(scheme, skipped))

@@ -7,7 +7,6 @@ one artifact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -17,6 +16,7 @@ import numpy as np
 from quantkit import extras, mil
 from quantkit.backends._coreml_lower import program_of, quiet
 from quantkit.backends._coreml_session import fitted
+from quantkit.contracts import steps
 from quantkit.errors import CalibrationError, Unsupported
 
 if TYPE_CHECKING:
@@ -61,18 +61,12 @@ def run(program: Program, split: Split, see: Any) -> None:
     for index in range(min(len(split), STEPWISE_ITEMS) if stepwise else len(split)):
         item = split.item(index)
         state = program.new_state() if stepwise else None
-        for call in positions(item[0]) if stepwise else [item]:
+        for call in steps(item) if stepwise else [item]:
             inputs = fitted(call, program.inputs)
             for name, value in inputs.items():
                 if value.dtype.kind == "f" and not np.isfinite(value).all():
                     raise CalibrationError(f"calibration item {split.ids[index]} has nan or inf in input {name!r}")
             program.run(inputs, state, see)
-
-
-def positions(tokens: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the inputs of a stepwise network, one position of tokens [1, t] after the other."""
-    for position in range(tokens.shape[1]):
-        yield np.ascontiguousarray(tokens[:, position : position + 1]), np.array([position], np.int64)
 
 
 def quantize_activations(model: Any, config: Any, found: Ranges) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 
 from quantkit.backends._coreml_lower import LEAST, WEIGHTS, Weight
 from quantkit.contracts import LayerReport, TensorInfo
-from quantkit.errors import Unsupported
 from quantkit.mil import package as packages
 from quantkit.scheme import PerChannelGroup, PerGroup, Scheme
 
@@ -21,7 +20,6 @@ CODES = {
 }
 SCALES = {"scale", "zero_point", "offset", "lut"}
 NUMPY = {"FLOAT32": "float32", "FLOAT16": "float16", "INT32": "int32", "DOUBLE": "float64"}
-LEAST_SHARE = 0.1  # of the weights in the asked-for bits; below that the artifact is not what its name says
 
 
 @dataclass(frozen=True)
@@ -169,15 +167,3 @@ def why_float(scheme: Scheme, shapes: Sequence[tuple[int, ...]]) -> str:
 
 def listed(numbers: Iterable[int]) -> str:
     return " and ".join(map(str, sorted(numbers)))
-
-
-def refuse_nearly_float(layers: Sequence[LayerReport], default: Scheme) -> None:
-    """Raise Unsupported where hardly any weight took the scheme: the model's description could not tell before."""
-    total = sum(layer.weights for layer in layers)
-    done = sum(layer.weights for layer in layers if layer.bits < 16)
-    if default.quantized and done < LEAST_SHARE * total:
-        largest = max((layer for layer in layers if layer.bits >= 16), key=lambda layer: layer.weights)
-        raise Unsupported(
-            f"only {done} of {total} weights would be {default.name}: {largest.kind} '{largest.name}' and others stay "
-            f"in float ({largest.reason or 'the plan says so'})"
-        )

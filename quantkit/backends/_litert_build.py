@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from quantkit import extras, files
-from quantkit.backends import _litert_graph, _litert_lower, _litert_quantize, _litert_session
-from quantkit.contracts import Arrays, BuildReport, LayerReport, ModelInfo, Prepared
+from quantkit.backends import _coverage, _litert_graph, _litert_lower, _litert_quantize, _litert_session
+from quantkit.contracts import Arrays, BuildReport, ModelInfo, Prepared
 from quantkit.errors import Unsupported
 from quantkit.scheme import PerChannel, PerGroup, PerTensor, Scheme
 
 BUILD_MODULES = ("litert_torch", "ai_edge_quantizer.quantizer", "ai_edge_litert.interpreter")
 DISTRIBUTIONS = ("torch", "litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert")
 BLOCKS = (32, 64, 128, 256)
-LEAST_SHARE = 0.1  # of the weights in the asked-for bits; below that the artifact is not what its name says
 
 
 def unsupported(model: ModelInfo, scheme: Scheme) -> str | None:
@@ -50,7 +49,7 @@ def build(prepared: Prepared, folder: Path) -> BuildReport:
 
     model = _litert_graph.read(data)
     layers = _litert_graph.report(model, asked.schemes, asked.reasons, name_of)
-    _refuse_nearly_float([x for x in layers if x.name not in prepared.plan.layers], prepared.plan.default)
+    _coverage.refuse_nearly_float([x for x in layers if x.name not in prepared.plan.layers], prepared.plan.default)
     opened = _tried(data, prepared.example)
     _, inputs, outputs = _litert_session.signature(opened)
     files.write_atomic(folder / _litert_session.FILE, data)
@@ -130,12 +129,3 @@ def _no_operation(model: ModelInfo, scheme: Scheme) -> str | None:
     if scheme.quantized and blocks and ("linear" not in model.layers or model.family == "cnn"):
         return f"LiteRT has {scheme.name} for fully connected layers and embeddings; the convolutions would stay float"
     return None
-
-
-def _refuse_nearly_float(layers: Sequence[LayerReport], scheme: Scheme) -> None:
-    """Raise Unsupported where hardly any weight took the scheme: the model's description could not tell before."""
-    total = sum(layer.weights for layer in layers)
-    done = sum(layer.weights for layer in layers if layer.bits <= scheme.bits)
-    if scheme.quantized and total and done < LEAST_SHARE * total:
-        reasons = "; ".join(sorted({layer.reason for layer in layers if layer.reason}))
-        raise Unsupported(f"only {done} of {total} weights would be {scheme.name}: {reasons}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from quantkit import files
-from quantkit.backends import _mlx_lower, _mlx_program, _mlx_weights
+from quantkit.backends import _coverage, _mlx_lower, _mlx_program, _mlx_weights
 from quantkit.backends._mlx_lower import Lowered
 from quantkit.contracts import BuildReport, LayerReport, Plan, Prepared, TensorInfo
 from quantkit.errors import Unsupported
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 TAKES = {"aten.linear.default[1]", "aten.embedding.default[0]", "aten.lstm.input[2]"}  # quantized matrices
 GROUPS = (64, 32)  # tried in this order where a scheme wants one scale per channel
-LEAST_SHARE = 0.1  # of the weights in the asked-for format; below that the artifact is not what its name says
 FLOAT_BITS = {"float32": 32, "bfloat16": 16}
 
 
@@ -63,7 +62,7 @@ def build(prepared: Prepared, folder: Path) -> BuildReport:
         graph = _graph(lowered, quantized, tensors, dtype)
         output = _rehearse(graph, tensors, lowered)
         report = tuple(_report(layer, graph) for layer in layers)
-        refuse_nearly_float(report, plan.default)
+        _coverage.refuse_nearly_float(report, plan.default)
         _save(folder, graph, tensors)
     _, stored = _mlx_program.read(folder)
     return BuildReport(
@@ -204,15 +203,6 @@ def _report(layer: Layer, graph: dict[str, Any]) -> LayerReport:
     bits = settings["bits"] if settings else FLOAT_BITS[dtype]
     weights = math.prod(shape) * 32 // bits if settings else math.prod(shape)
     return LayerReport(layer.name, layer.kind, weights, bits, layer.reason)
-
-
-def refuse_nearly_float(layers: tuple[LayerReport, ...], scheme: Scheme) -> None:
-    """Raise Unsupported where hardly any weight took the scheme: the model's description could not tell before."""
-    total, done = sum(x.weights for x in layers), sum(x.weights for x in layers if x.bits <= scheme.bits)
-    if scheme.quantized and done < LEAST_SHARE * total:
-        largest = max((x for x in layers if x.reason), key=lambda x: x.weights, default=None)
-        why = f": {largest.kind} {largest.name!r} stays in float ({largest.reason})" if largest else ""
-        raise Unsupported(f"only {done} of {total} weights would be {scheme.name}{why}")
 
 
 def _notes(plan: Plan, layers: list[Layer], lowered: Lowered, network: nn.Module) -> tuple[str, ...]:

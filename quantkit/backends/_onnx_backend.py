@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit import extras, files
-from quantkit.backends import _onnx_providers, _onnx_refuse
-from quantkit.contracts import BuildReport, LayerReport, ModelInfo, Prepared, Profile, Session, Target
-from quantkit.errors import Unsupported
+from quantkit.backends import _coverage, _onnx_providers, _onnx_refuse
+from quantkit.contracts import BuildReport, ModelInfo, Prepared, Profile, Session, Target
 from quantkit.records import Case
 from quantkit.scheme import Scheme
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from quantkit.backends._onnx_static import Form
 
 FILE = "model.onnx"
-LEAST_SHARE = 0.1  # of the weights in the asked-for bits; below that the artifact is not what its name says
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class OnnxRuntime:
         compile_s = time.perf_counter() - start
 
         layers = _onnx_graph.report(model, schemes, lowered.layers)
-        _refuse_nearly_float(layers, prepared.plan.default)
+        _coverage.refuse_nearly_float(layers, prepared.plan.default)
         files.write_atomic(folder / FILE, model.SerializeToString())
         inputs, outputs = _onnx_graph.ends(model)
         return BuildReport(
@@ -109,15 +107,6 @@ class OnnxRuntime:
         from quantkit.backends._onnx_session import OnnxSession
 
         return OnnxSession(folder / FILE, target.name, threads)
-
-
-def _refuse_nearly_float(layers: Sequence[LayerReport], scheme: Scheme) -> None:
-    """Raise Unsupported where hardly any weight took the scheme: the model's description could not tell before."""
-    total = sum(layer.weights for layer in layers)
-    done = sum(layer.weights for layer in layers if layer.bits <= scheme.bits)
-    if scheme.quantized and done < LEAST_SHARE * total:
-        kinds = ", ".join(sorted({layer.kind for layer in layers if layer.bits > scheme.bits}))
-        raise Unsupported(f"only {done} of {total} weights would be {scheme.name}: ONNX Runtime leaves {kinds} float")
 
 
 def _saturation() -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantkit import extras
+from quantkit.backends import _coverage
 from quantkit.backends._coreml_mac import UNITS
 from quantkit.contracts import BuildReport, ModelInfo, Prepared, StatefulSession, Target
 from quantkit.environment import apple_silicon
@@ -174,7 +175,7 @@ def _report(path: Path, lowered: Lowered, schemes: Mapping[str, Scheme | None], 
     saved = reports.Package(package.read(path)[0])
     layers = reports.layer_reports(saved.stored(lowered.layers), lowered.weights, schemes)
     layers += tuple(reports.table_reports(lowered.tables, prepared.plan.default))
-    reports.refuse_nearly_float(layers, prepared.plan.default)
+    _coverage.refuse_nearly_float(layers, prepared.plan.default, widest=8)
     notes = []
     if any(schemes.values()):
         notes.append("weight_threshold=0: layers of any size are compressed; tables and biases stay in float")

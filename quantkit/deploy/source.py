@@ -17,10 +17,10 @@ import numpy as np
 
 from quantkit.backends import _litert_source
 from quantkit.catalog import DATASETS, MODELS
-from quantkit.contracts import Arrays, ModelInfo, Quality, Split
+from quantkit.contracts import Arrays, ModelInfo, Quality, Split, steps
 from quantkit.deploy.request import Shape, Subject
 from quantkit.errors import CalibrationError, InvalidSetting, QuantizationError, Unsupported
-from quantkit.pipeline.inside import INPUTS, check_calibration, steps
+from quantkit.pipeline.inside import INPUTS, check_calibration
 
 if TYPE_CHECKING:
     from torch import nn

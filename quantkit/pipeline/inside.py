@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from quantkit.catalog import BACKENDS, DATASETS, METHODS, MODELS, TARGETS
-from quantkit.contracts import Arrays, Model, Session, Split, Target, Trial
+from quantkit.contracts import Arrays, Model, Session, Split, Target, Trial, steps
 from quantkit.errors import CalibrationError, QuantizationError
 from quantkit.pipeline.settings import Settings
 from quantkit.records import Case
@@ -93,12 +92,6 @@ def _stepwise(session: Session, item: Arrays) -> np.ndarray:
     """Return [1, t, ...]: one call a position, the session's state kept from one to the next."""
     session.reset()  # type: ignore[attr-defined]  # the plan gives stepwise models to stateful backends only
     return np.concatenate([_at_once(session, step) for step in steps(item)], axis=1)
-
-
-def steps(item: Arrays) -> Iterator[Arrays]:
-    """Yield the inputs of a stepwise network, one position of an item [1, t] after the other."""
-    for position in range(item[0].shape[1]):
-        yield np.ascontiguousarray(item[0][:, position : position + 1]), np.array([position], np.int64)
 
 
 def judged(name: str, model: Model, answers: np.ndarray, split: Split, kept: Path) -> dict[str, Any]:
