@@ -5,6 +5,7 @@ from typing import Literal
 
 Format = Literal["fp32", "bf16", "fp16", "int", "lut", "nf4", "fp4", "mxfp4", "mxfp8", "nvfp4"]
 Activations = Literal["none", "dynamic", "static"]
+Ranges = Literal["minmax", "moving_average", "percentile", "entropy", "mse"]
 FLOAT_BITS = {"fp32": 32, "bf16": 16, "fp16": 16}
 CODE_BITS = {"nf4": 4, "fp4": 4, "mxfp4": 4, "mxfp8": 8, "nvfp4": 4}  # formats of one width
 
@@ -55,7 +56,8 @@ class Scheme:
         activation_bits: width of an activation code where `activations` is not `none`: 8 or 16.
         double: the scales, or the entries of the palette, are themselves kept in 8 bits.
         sparsity: share of the weights that is set to zero (the smallest ones) and not stored.
-        ranges: how a static activation range is taken from calibration data.
+        ranges: how a static activation range is taken from calibration data: extremes, their moving average over
+            the items, a high percentile, least loss of information (entropy) or least squared error (mse).
         codes: how weight codes are chosen: to the nearest, by half-quadratic optimization (HQQ, Badri & Shaji 2023) or
             with second-order error feedback from calibration data (GPTQ, arXiv:2210.17323).
 
@@ -73,7 +75,7 @@ class Scheme:
     activation_bits: int = 8
     double: bool = False
     sparsity: float = 0.0
-    ranges: Literal["minmax", "entropy", "percentile"] = "minmax"
+    ranges: Ranges = "minmax"
     codes: Literal["nearest", "hqq", "gptq"] = "nearest"
 
     def __post_init__(self) -> None:
