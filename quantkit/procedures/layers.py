@@ -7,7 +7,7 @@ x ≈ (round(x / scale) + zero_point - zero_point) · scale. Backends make the r
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from quantkit.numerics import grids
 from quantkit.scheme import PerChannelGroup, PerGroup, PerTensor, Scheme
 
 Range = tuple[float, float]
+Hook = Callable[[nn.Module, tuple], tuple | None]
 FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BATCH = 64  # items that a simulated network answers at once
 
@@ -133,7 +134,7 @@ def simulated(network: nn.Module, plan: Plan, ranges: Mapping[str, Range] | None
     return copied
 
 
-def _rounding_inputs(scheme: Scheme, fixed: Range | None):
+def _rounding_inputs(scheme: Scheme, fixed: Range | None) -> Hook:
     """Return a hook that puts a layer's first input on an affine grid."""
 
     def hook(_: nn.Module, inputs: tuple) -> tuple:
@@ -156,7 +157,7 @@ def input_ranges(network: nn.Module, items: Split) -> dict[str, Range]:
     """Return layer name -> smallest and largest value of its first float input over the items."""
     found: dict[str, Range] = {}
 
-    def watching(name: str):
+    def watching(name: str) -> Hook:
         def hook(_: nn.Module, inputs: tuple) -> None:
             if inputs and inputs[0].is_floating_point():
                 low, high = found.get(name, (float("inf"), float("-inf")))
