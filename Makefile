@@ -6,7 +6,7 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test bench formats check lock lock-check clean
+.PHONY: help setup test bench formats methods check lock lock-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ bench: $(STAMP) ## run the main job: benchmark the fast profile on this machine 
 
 formats: $(STAMP) ## write docs/formats.md anew: every model, format and scheme, without timing (hours)
 	sh scripts/formats.sh
+
+methods: $(STAMP) ## write docs/methods.md anew: what PTQ, QAT, mixed precision and adaptive sessions reach (hours)
+	$(BIN)/python scripts/methods.py
 
 check: $(STAMP) ## what CI runs beside the tests: lint, format, types, architecture
 	$(BIN)/ruff check .

@@ -159,7 +159,7 @@ def scheme_refusal(scheme: Scheme) -> str | None:
     if scheme.activations != "none":
         return "MLX quantizes weights only: it has no integer activations"
     if scheme.format not in ("int", *BLOCKS):
-        return f"MLX has no {scheme.format} codes"
+        return f"MLX's quantizer writes integers, MXFP4, MXFP8 and NVFP4, not {scheme.name}"
     if scheme.sparsity or scheme.double:
         return f"MLX has no {'sparse weights' if scheme.sparsity else 'doubly quantized scales'}"
     if scheme.codes != "nearest":
