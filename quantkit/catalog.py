@@ -12,7 +12,8 @@ import difflib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
@@ -77,6 +78,17 @@ class Catalog:
         """Return the source file of a plug-in: its text is part of what an artifact was made from."""
         self.get(name)
         return self._loaded[name][1]
+
+    @contextmanager
+    def lend(self, name: str, plugin: Any, file: Path) -> Iterator[None]:
+        """Know a plug-in that was made at run time, in this process, for as long as the block lasts."""
+        known = name in self._loaded
+        self._loaded.setdefault(name, (plugin, file))
+        try:
+            yield
+        finally:
+            if not known:
+                self._loaded.pop(name, None)
 
     def all(self) -> dict[str, Any]:
         """Return every plug-in by name."""

@@ -11,7 +11,7 @@ import importlib
 import sys
 import traceback
 
-COMMANDS = ("list", "plan", "run", "compare", "gate", "show", "formats", "export")
+COMMANDS = ("list", "plan", "run", "compare", "gate", "show", "formats", "export", "adapt")
 SUITE = "The suite itself is 'pytest benchmarks' (see its --help, group quantkit)."
 
 

@@ -99,7 +99,11 @@ class ModelInfo:
 
 
 class Model(Protocol):
-    """A zoo entry (family `zoo`)."""
+    """A zoo entry (family `zoo`).
+
+    Where the model has a task that can be trained for, it also has `loss(outputs, targets) -> Tensor`: the mean loss
+    of a batch, differentiable, from its outputs [n, ...] and the data set's targets [n, ...], both tensors.
+    """
 
     info: ModelInfo
 
@@ -125,6 +129,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def first(self, count: int) -> Split:
+        """Return the first `count` items."""
+        return Split(tuple(x[:count] for x in self.inputs), self.targets[:count], self.ids[:count])
 
     def item(self, index: int) -> Arrays:
         """Return the inputs of one item as a batch of one, contiguous."""
@@ -186,16 +194,22 @@ class Prepared:
         network: in eval mode, float32.
         example: inputs of one item, batch of one: fixes the shapes of the artifact.
         calibration: items that a static scheme takes its ranges from; empty inputs for the others.
+        notes: what a user should know of how the network was prepared; they go into the build report.
     """
 
     network: nn.Module
     plan: Plan
     example: Arrays
     calibration: Split | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Method(Protocol):
-    """A procedure that decides the numbers (family `methods`). It knows no file format."""
+    """A procedure that decides the numbers (family `methods`). It knows no file format.
+
+    One that learns from calibration items may ask for more of them by `calibration_items: int`, and may have
+    `for_model(model) -> Method`: itself with what the zoo entry knows (the task's loss, what outputs are).
+    """
 
     name: str
     title: str

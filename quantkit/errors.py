@@ -47,3 +47,7 @@ class InvalidSetting(QuantizationError, ValueError):
 
 class NoBaseline(QuantizationError):
     """A comparison without anything to compare with, or with something not comparable."""
+
+
+class BudgetTooSmall(QuantizationError, ValueError):
+    """A budget that no assignment of schemes keeps; the message carries the smallest possible cost."""

@@ -11,6 +11,11 @@ from quantkit.errors import CorruptFile, StorageError
 ASSETS = Path(__file__).parent / "assets"
 
 
+def cache_folder() -> Path:
+    """Return where artifacts, compiler caches and fetched wheels are kept: QUANTKIT_HOME or ~/.cache/quantkit."""
+    return Path(os.environ.get("QUANTKIT_HOME") or Path.home() / ".cache" / "quantkit").expanduser().absolute()
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:

@@ -28,7 +28,10 @@ def measure(models: list[str]) -> dict[tuple[str, str, str], object]:
     options = {"models": models, "methods": ["fp32", METHOD], "backends": BACKENDS, "targets": ["cpu"]}
     words = [word for name, values in options.items() for word in (f"--{name}", ",".join(values))]
     more = ["--profile", "full", "--rounds", "0", "--items", str(ITEMS), "--results", str(RESULTS)]
-    subprocess.run([sys.executable, "-m", "quantkit", "run", *words, *more], cwd=ROOT, check=False, stdout=sys.stderr)
+    program = Path(sys.executable).with_name("quantkit")
+    done = subprocess.run([program, "run", *words, *more], cwd=ROOT, check=False, stdout=sys.stderr)
+    if done.returncode not in (0, 1):  # 1: a case failed, which its row then says
+        raise SystemExit(f"quantkit run ended with {done.returncode}: its message is above")
     found = Store(RESULTS, write=False).newest()
     return {(r.case.model, r.case.method, r.case.backend): r for r in found}
 

@@ -22,7 +22,7 @@ FLOORS = (
     {"zoo", "datasets", "methods", "backends", "targets", "metrics"},
     {"pipeline"},
     {"conclude"},
-    {"ops", "deploy", "adaptive"},
+    {"ops", "deploy", "adaptive", "search"},
     {"cli", "commands", "pytest_plugin", "pytest_benchmark_bridge", "engines", "controller", "__init__", "__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

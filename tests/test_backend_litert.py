@@ -250,6 +250,20 @@ def test_static_range_is_the_extremes_of_all_calibration_items(built):
     assert float(entry[0]) == pytest.approx(np.ptp(case.inputs) / 255, rel=1e-4)
 
 
+def test_moving_average_gives_each_next_item_a_hundredth(built):
+    """The first item's extremes, moved by 0.01 of the way to each next item's; not the quantizer's own 0.05."""
+    case = built(Perceptron, replace(INT8_STATIC, ranges="moving_average"))
+    low, high = case.inputs[0].min(), case.inputs[0].max()
+    for item in case.inputs[1:]:
+        low, high = low + 0.01 * (item.min() - low), high + 0.01 * (item.max() - high)
+    (graph,) = case.graph.subgraphs
+    scales = {t.name.decode(): t.quantization.scale for t in graph.tensors if t.quantization and t.type == INT8_TYPE}
+    entry = next(scale for name, scale in scales.items() if "args_0" in name)
+
+    assert float(entry[0]) == pytest.approx((high - low) / 255, rel=1e-4)
+    assert any("averaged with weight 0.01" in note for note in case.report.notes)
+
+
 @pytest.mark.parametrize("scheme", [INT8_STATIC, INT16X8], ids=lambda scheme: scheme.name)
 def test_static_artifact_takes_and_gives_floats(built, scheme):
     report = built(convolutions, scheme).report
@@ -497,8 +511,9 @@ def test_model_of_which_hardly_anything_would_be_quantized_is_refused(model, met
         (Scheme(bits=8, granularity=PerGroup(32)), "4-bit weights with float activations only"),
         (Scheme(bits=8, granularity=PerChannelGroup(16)), "per tensor, output channel or block"),
         (Scheme(bits=8, granularity=PerTensor(), activations="dynamic"), "answer wrongly"),
-        (replace(INT8_STATIC, ranges="entropy"), "no entropy calibration"),
-        (replace(INT4, codes="hqq"), "no hqq calibration"),
+        (replace(INT8_STATIC, ranges="entropy"), "extremes of each item, so it has no entropy ranges"),
+        (replace(INT8_STATIC, ranges="mse"), "extremes of each item, so it has no mse ranges"),
+        (replace(INT4, codes="hqq"), "no HQQ"),
         (replace(INT8_DYNAMIC, codes="gptq"), "float activations only"),
     ],
     ids=lambda x: getattr(x, "name", ""),

@@ -26,6 +26,7 @@ from quantkit.catalog import METHODS, TARGETS
 from quantkit.contracts import ModelInfo, Plan, Prepared, Quality, Split
 from quantkit.errors import CalibrationError, HardwareCompatibilityError, Unsupported
 from quantkit.numerics import fidelity
+from quantkit.numerics.ranges import Observer
 from quantkit.records import Case
 from quantkit.scheme import PerGroup, Scheme
 
@@ -134,10 +135,10 @@ def built(tmp_path, exported):
     return make
 
 
-@pytest.mark.parametrize("ranges", ["percentile", "entropy"])
+@pytest.mark.parametrize("ranges", ["percentile", "entropy", "mse"])
 @pytest.mark.parametrize("network", [Perceptron, convolutions], ids=lambda f: f.__name__.lower())
 def test_ranges_from_histograms_cover_what_extremes_cover(built, network, ranges):
-    """Neither clips more than it gains on values without outliers: as many layers, and no fewer than 20 dB."""
+    """None clips more than it gains on values without outliers: as many layers, and no fewer than 20 dB."""
     case = built(network, replace(STATIC, ranges=ranges))
 
     assert set(case.bits.values()) == {8}
@@ -158,7 +159,34 @@ def test_percentile_leaves_out_one_value_in_a_hundred_thousand(built):
     assert percentile < extremes / 50
 
 
-@pytest.mark.parametrize("ranges", ["minmax", "percentile", "entropy"])
+def test_moving_average_goes_item_by_item(built):
+    """Items of constant 1 to 16 and -1: the largest is 1, then moves by 0.01 of the way to each next item's."""
+    inputs = np.repeat(np.arange(1, 17, dtype="f4")[:, None], 64, 1)
+    inputs[:, 0] = -1
+    largest = 1.0
+    for value in range(2, 17):
+        largest += 0.01 * (value - largest)
+
+    case = built(Perceptron, replace(STATIC, ranges="moving_average"), inputs=inputs)
+
+    assert case.scales()["x"] == pytest.approx((largest + 1) / 255, rel=1e-5)
+    assert any("extremes averaged with weight 0.01 for the next item of 16" in note for note in case.report.notes)
+
+
+def test_least_squared_error_is_the_observers_own_range(built):
+    """The scale in the artifact is that of `numerics.ranges` on the same inputs, which the extremes' is not."""
+    inputs = np.random.default_rng(0).laplace(size=(256, 64)).astype("f4")
+    observer = Observer("mse", 8)
+    observer.observe(inputs)
+    low, high = observer.range()
+
+    scale = built(Perceptron, replace(STATIC, ranges="mse"), inputs=inputs).scales()["x"]
+
+    assert scale == pytest.approx((high - low) / 255, rel=1e-5)
+    assert scale < (inputs.max() - inputs.min()) / 255
+
+
+@pytest.mark.parametrize("ranges", ["minmax", "percentile", "entropy", "mse", "moving_average"])
 def test_values_that_are_always_zero_have_a_range_too(built, ranges):
     """A dead ReLU: histograms of nothing but zeros."""
     torch.manual_seed(0)
@@ -413,6 +441,7 @@ TRANSFORMER = ModelInfo(
         (Scheme(bits=8, sparsity=0.5), "uniform grid"),
         *((METHODS.get(name).scheme, None) for name in (
             "int4_hqq", "int4_gptq", "int8_static_entropy", "int8_static_percentile", "int16x8_static",
+            "int8_static_mse", "int8_static_moving_average",
             "int2_weight_only",
         )),
     ],

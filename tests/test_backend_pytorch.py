@@ -16,6 +16,7 @@ import pytest
 from quantkit.backends import pytorch as backend
 from quantkit.contracts import ModelInfo, Plan, Prepared, Quality, Split
 from quantkit.errors import CalibrationError, HardwareCompatibilityError, Unsupported
+from quantkit.numerics.ranges import Observer
 from quantkit.records import Case
 from quantkit.scheme import PerChannel, PerGroup, PerTensor, Scheme
 
@@ -297,6 +298,48 @@ def test_next_to_nothing_quantized_is_refused_before_compiling(tmp_path):
     )
 
 
+def calibrated_scale(ranges, values):
+    """Return the scale that torchao gives the input of one Linear, calibrated with items [n, 16]."""
+    import torch
+
+    from quantkit.backends import _pytorch_package as packages
+    from quantkit.backends import _pytorch_quantize as quantize
+
+    split = Split((values,), np.zeros(len(values)), tuple(map(str, range(len(values)))))
+    plan = Plan(dataclasses.replace(STATIC, ranges=ranges))
+    prepared = Prepared(torch.nn.Sequential(torch.nn.Linear(16, 8)).eval(), plan, (values[:1],), split)
+    decisions = quantize.decide(prepared.network, packages.layers_of(prepared.network), plan)
+    with torch.no_grad():
+        graph, _ = quantize.apply(prepared, (torch.from_numpy(values[:1]),), decisions)
+    (node, *_) = [n for n in graph.graph.nodes if "quantize_per_tensor" in str(n.target)]
+    steps = 127 if quantize.reduced_range() else 255
+    return node.args[1] * steps
+
+
+def test_each_way_to_take_ranges_is_its_own():
+    """Items of largest value 1 to 8 and -1: extremes span 9; the average moves by 0.01 of the way to each next."""
+    values = np.random.default_rng(0).uniform(-0.9, 0.9, (8, 16)).astype(np.float32)
+    values[:, 0], values[:, 1] = np.arange(1, 9), -1
+    largest = 1.0
+    for value in range(2, 9):
+        largest += 0.01 * (value - largest)
+
+    assert calibrated_scale("minmax", values) == pytest.approx(9, rel=1e-5)
+    assert calibrated_scale("moving_average", values) == pytest.approx(largest + 1, rel=1e-5)
+
+
+def test_least_squared_error_clips_what_extremes_keep():
+    """Of a Laplace law: torchao's search comes within a tenth of the best range, inside the extremes."""
+    values = np.random.default_rng(0).laplace(size=(4_000, 16)).astype(np.float32)
+    observer = Observer("mse", 8)
+    observer.observe(values)
+
+    scale = calibrated_scale("mse", values)
+
+    assert scale == pytest.approx(np.ptp(observer.range()), rel=0.1)
+    assert scale < 0.95 * calibrated_scale("minmax", values)
+
+
 @pytest.mark.parametrize(
     ("calibration", "message"),
     [
@@ -323,6 +366,8 @@ def test_refusals_before_anything_runs():
     assert refused(BF16, family="cnn") is None
     assert refused(STATIC, family="cnn") is None
     assert refused(WEIGHTS4) is None
+    assert refused(Scheme(8, activations="static", ranges="mse")) is None
+    assert "none for entropy ranges" in refused(Scheme(8, activations="static", ranges="entropy"))
     assert "LSTM" in refused(DYNAMIC, family="rnn", layers=("lstm", "linear"))
     assert "the convolutions, nearly all weights" in refused(WEIGHTS8, family="cnn")
     assert refused(STATIC, layers=("embedding",)) == "torchao's w8a8 takes conv2d, linear only: got embedding"

@@ -11,7 +11,7 @@ from quantkit.pipeline.store import Store
 from quantkit.records import Case, Result
 from tests.test_conclude import result
 
-COMMANDS = ("list", "plan", "run", "compare", "gate", "show", "formats", "export")
+COMMANDS = ("list", "plan", "run", "compare", "gate", "show", "formats", "export", "adapt")
 
 
 @pytest.fixture

@@ -136,12 +136,18 @@ def test_nf4_round_trip_and_its_crossover_with_affine_codes():
     assert wins == {64: True, 128: False}
 
 
-@pytest.mark.parametrize(("bits", "mse"), [(1, 1 - 2 / math.pi), (2, 0.117482), (3, 0.0345478), (4, 0.00950101)])
-def test_lloyd_max_reaches_the_gaussian_optimum(bits, mse):
+@pytest.mark.parametrize(
+    ("bits", "mse", "above"),
+    [
+        *((1, 1 - 2 / math.pi, 0.001), (2, 0.117482, 0.001), (3, 0.0345478, 0.001), (4, 0.00950101, 0.001)),
+        (6, 0.00064424, 0.01),  # the outermost of 64 levels are means of a dozen of the 40,000 values
+    ],
+)
+def test_lloyd_max_reaches_the_gaussian_optimum(bits, mse, above):
     """Max 1960, table 1; one bit by hand: levels ±sqrt(2/pi) leave 1 - 2/pi. No code book can be below the optimum."""
     book = grids.lloyd_max(GAUSSIAN, 2**bits)
 
-    assert mse * (1 - 1e-4) < gaussian_mse(book[grids.nearest(AXIS, book)]) < mse * 1.001
+    assert mse * (1 - 1e-4) < gaussian_mse(book[grids.nearest(AXIS, book)]) < mse * (1 + above)
 
 
 @given(arrays(np.float64, 30, elements=st.floats(-100, 100)), st.integers(1, 8))

@@ -68,7 +68,7 @@ def build(prepared: Prepared, folder: Path) -> BuildReport:
     compile_s = time.perf_counter() - start
 
     program, stored = graphs.load(folder)
-    found, idle = _found(program, stored), sorted(set(schemes) - called)
+    found, idle = _found(program, stored, halved=halved), sorted(set(schemes) - called)
     layers = tuple(report(a, found) for a in asked if a.name not in idle)
     _coverage.refuse_nearly_float(layers, scheme, widest=8)
     inputs, outputs = graphs.faces(program)
@@ -169,9 +169,13 @@ def expected(asked: list[Asked]) -> tuple[LayerReport, ...]:
     )
 
 
-def _found(program: torch.export.ExportedProgram, stored: Mapping[str, graphs.Tensors]) -> dict[str, int]:
+def _found(
+    program: torch.export.ExportedProgram, stored: Mapping[str, graphs.Tensors], *, halved: bool
+) -> dict[str, int]:
     """Return the bits that each matrix takes in the artifact, by full parameter name."""
-    bits = {name.removeprefix(CAST): 8 * value.nbytes for name, value in program.state_dict.items()}
+    bits = {
+        (name.removeprefix(CAST) if halved else name): 8 * value.nbytes for name, value in program.state_dict.items()
+    }
     return bits | {f"{name}.weight": 8 * tensors["weight"].nbytes for name, tensors in stored.items()}
 
 

@@ -18,19 +18,43 @@ from quantkit.backends._coreml_lower import program_of, quiet
 from quantkit.backends._coreml_session import fitted
 from quantkit.contracts import steps
 from quantkit.errors import CalibrationError, Unsupported
+from quantkit.numerics.ranges import AVERAGING, PERCENTILE, Observer
+from quantkit.scheme import Ranges, Scheme
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
     from quantkit.contracts import Split
     from quantkit.mil.program import Program
 
-Ranges = dict[str, dict[str, float]]  # MIL variable -> {"rmin": ..., "rmax": ...}, the form of coremltools' pass
+Found = dict[str, dict[str, float]]  # MIL variable -> {"rmin": ..., "rmax": ...}, the form of coremltools' pass
+BITS = 8
+SAYINGS: dict[Ranges, str] = {
+    "minmax": "minimum and maximum",
+    "moving_average": f"minimum and maximum, averaged with weight {AVERAGING} for the next item,",
+    "percentile": f"{PERCENTILE}th percentiles",
+    "entropy": "least loss of information",
+    "mse": "least squared error",
+}
 STEPWISE_ITEMS = 8  # of a network that is called once a position: 8 pieces of 128 tokens are 1,024 calls
 
 
-def ranges(package: Path, split: Split | None) -> Ranges:
-    """Return the smallest and largest value of every float tensor of the program over all calibration items.
+def way(schemes: Mapping[str, Scheme | None]) -> Ranges:
+    """Return how all layers with static activations take their ranges.
+
+    Raises:
+        Unsupported: in different ways; a range belongs to a tensor between layers, so one way serves the program.
+    """
+    ways = {scheme.ranges for scheme in schemes.values() if scheme and scheme.activations == "static"}
+    if len(ways) > 1:
+        raise Unsupported(f"one program takes its ranges in one way: the plan has {', '.join(sorted(ways))}")
+    return ways.pop()
+
+
+def ranges(package: Path, split: Split | None, kind: Ranges = "minmax") -> Found:
+    """Return the range of every float tensor of the program over all calibration items, around zero.
 
     Raises:
         CalibrationError: no items, or a value that is not finite.
@@ -38,21 +62,27 @@ def ranges(package: Path, split: Split | None) -> Ranges:
     if split is None or not len(split) or not split.inputs:
         raise CalibrationError("static int8 activations need calibration items: got none; give the data set some")
     program = mil.load(package)
-    found: Ranges = {}
+    observers: dict[str, Observer] = {}
+    bad: dict[str, None] = {}
 
     def see(name: str, tensor: torch.Tensor) -> None:
-        if tensor.is_floating_point() and tensor.numel():
-            low, high = (float(x) for x in tensor.aminmax())
-            old = found.get(name, {"rmin": low, "rmax": high})
-            found[name] = {"rmin": min(low, old["rmin"]), "rmax": max(high, old["rmax"])}
+        if not tensor.is_floating_point() or not tensor.numel():
+            return
+        ends = np.array([float(x) for x in tensor.aminmax()])
+        if not np.isfinite(ends).all():
+            bad[name] = None
+            return
+        observer = observers.setdefault(name, Observer(kind, BITS, symmetric=True))
+        observer.observe(ends if kind in ("minmax", "moving_average") else tensor.float().numpy())
 
     run(program, split, see)
-    if bad := [name for name, range_ in found.items() if not np.isfinite(list(range_.values())).all()]:
+    if bad:
         raise CalibrationError(
-            f"calibration gives nan or inf in {len(bad)} tensors, the first is {bad[0]!r}: check the items for values "
-            "that float16 cannot hold"
+            f"calibration gives nan or inf in {len(bad)} tensors, the first is {next(iter(bad))!r}: check the items "
+            "for values that float16 cannot hold"
         )
-    return found
+    chosen = {name: observer.range() for name, observer in observers.items()}
+    return {name: {"rmin": low, "rmax": high} for name, (low, high) in chosen.items()}
 
 
 def run(program: Program, split: Split, see: Any) -> None:
@@ -69,7 +99,7 @@ def run(program: Program, split: Split, see: Any) -> None:
             program.run(inputs, state, see)
 
 
-def quantize_activations(model: Any, config: Any, found: Ranges) -> Any:
+def quantize_activations(model: Any, config: Any, found: Found) -> Any:
     """Return the model with int8 activations by `linear_quantize_activations`, from the given ranges.
 
     The function has no parameter for them: what it calls to calibrate is private, and replaced while it runs.

@@ -37,8 +37,8 @@ def scheme_refusal(scheme: Scheme) -> str | None:
         return f"coremltools rounds converted weights to the nearest code: no {scheme.codes}"
     if scheme.activations == "dynamic":
         return "Core ML has no ranges taken at run time: activations are static int8 or float16"
-    if scheme.activations == "static" and (scheme.activation_bits != 8 or scheme.ranges != "minmax"):
-        return f"coremltools quantizes activations to 8 bits by their extremes: not {scheme.name}"
+    if scheme.activations == "static" and scheme.activation_bits != 8:
+        return f"coremltools quantizes activations to 8 bits: not {scheme.name}"
     if scheme.activations == "static" and scheme.sparsity:
         return "sparse weights together with int8 activations are not done yet with Core ML"
     if isinstance(per, PerGroup | PerChannel | PerChannelGroup) and per.axis != 0:

@@ -99,8 +99,10 @@ def _no_form(scheme: Scheme) -> str | None:
         return f"LiteRT's CPU kernels take weights of 4 or 8 bits, not {scheme.bits}"
     if not scheme.symmetric:
         return "LiteRT's kernels take weight codes around zero only"
-    if scheme.ranges != "minmax" or scheme.codes == "hqq":
-        return f"ai-edge-quantizer has no {scheme.ranges if scheme.ranges != 'minmax' else scheme.codes} calibration"
+    if scheme.ranges not in ("minmax", "moving_average"):
+        return f"ai-edge-quantizer's calibrator keeps the extremes of each item, so it has no {scheme.ranges} ranges"
+    if scheme.codes == "hqq":
+        return "ai-edge-quantizer has no HQQ"
     return _no_granularity(scheme)
 
 

@@ -8,6 +8,7 @@ is no multiple of the block.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from quantkit.backends._litert_graph import WeightOp
 from quantkit.backends._litert_lower import quiet
 from quantkit.contracts import Plan, Split
 from quantkit.errors import CalibrationError, Unsupported
+from quantkit.numerics.ranges import AVERAGING
 from quantkit.scheme import PerGroup, PerTensor, Scheme
 
 EVERYWHERE = ".*"
@@ -160,13 +162,20 @@ def _granularity(scheme: Scheme) -> str:
 def _ranges(data: bytes, schemes: set[Scheme], manager: Any, calibration: Split | None) -> dict[str, Any] | None:
     """Return what the quantizer's calibrator saw: extremes of every tensor, and Hessians for GPTQ; None if not needed.
 
-    The profiler gives the same extremes as keeping all tensors does, ten times faster.
+    The profiler gives the same extremes as keeping all tensors does, ten times faster. A range belongs to a tensor
+    between layers, so one way of taking it serves the whole graph.
+
+    Raises:
+        Unsupported: layers ask for different ways.
     """
     static, second_order = any(s.activations == "static" for s in schemes), any(s.codes == "gptq" for s in schemes)
     if not static and not second_order:
         return None
     tools = extras.require("ai_edge_quantizer.calibrator")
-    modes, update = tools.CalibrationMode, extras.require("ai_edge_quantizer.utils.qsv_utils").min_max_update
+    modes, updates = tools.CalibrationMode, extras.require("ai_edge_quantizer.utils.qsv_utils")
+    update = updates.min_max_update
+    if _way(schemes) == "moving_average":  # its own default, with weight 0.05 for the next item
+        update = functools.partial(updates.moving_average_update, smoothing_factor=1 - AVERAGING)
     seen: dict[str, Any] = {}
     runs: list[tuple[Any, dict[str, Any]]] = []
     if second_order:
@@ -179,6 +188,14 @@ def _ranges(data: bytes, schemes: set[Scheme], manager: Any, calibration: Split 
         for name, values in calibrator.get_model_qsvs().items():
             seen.setdefault(name, {}).update(values)
     return seen
+
+
+def _way(schemes: set[Scheme]) -> str:
+    """Return how all static layers take their ranges."""
+    ways = {s.ranges for s in schemes if s.activations == "static"}
+    if len(ways) > 1:
+        raise Unsupported(f"one graph takes its ranges in one way: the plan has {', '.join(sorted(ways))}")
+    return ways.pop() if ways else "minmax"
 
 
 def _keep_infinite(data: bytes, manager: Any, ranges: dict[str, Any]) -> Iterator[str]:
@@ -226,6 +243,8 @@ def _notes(ops: list[WeightOp], schemes: set[Scheme], whole: bool) -> Iterator[s
     if any(s.activations == "static" for s in schemes):
         inside = "all operations that the quantizer knows" if whole else "the layers that hold weights"
         yield f"inputs and outputs stay float32; {inside} compute in integers"
+    if _way(schemes) == "moving_average":
+        yield f"ranges: extremes averaged with weight {AVERAGING} for the next item (the quantizer's default is 0.05)"
     if any(s.quantized and isinstance(s.granularity, PerGroup) and s.activations == "none" for s in schemes):
         yield "the CPU kernel of blockwise codes takes activations as 8-bit integers, with a range for each row"
     if any(not s.quantized for s in schemes):

@@ -1,8 +1,13 @@
-"""Calibration data in the forms that ONNX Runtime's tools take, and ranges of activations from histograms.
+"""Calibration data in the forms that ONNX Runtime's tools take, and ranges of activations other than the extremes.
+
+Entropy and percentiles are ONNX Runtime's own; least squared error, which it has not, and the moving average are taken
+by `numerics.ranges` from the outputs of ONNX Runtime's calibration graphs. All reach `quantize_static` by its
+calibration cache.
 
 Traps: the histogram calibrators keep every intermediate output of all that one `collect_data` reads, so they are fed a
 few items at a time; with its own default of 128 bins for 128 levels the entropy calibrator has one candidate, the
-extremes; `quantize_static` passes no bin count on, so ranges reach it by its calibration cache; both print.
+extremes; `quantize_static` passes no bin count on; both print; its `moving_average` is the plain mean of all items
+that one `collect_data` reads.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantkit.contracts import Split
 from quantkit.errors import CalibrationError
+from quantkit.numerics import ranges
 from quantkit.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -28,7 +34,10 @@ SAYINGS = {
     "minmax": "extremes",
     "entropy": f"least-entropy ranges ({ENTROPY_BINS['num_bins']} bins)",
     "percentile": "99.999th percentiles",  # ONNX Runtime's default
+    "moving_average": f"extremes averaged with weight {ranges.AVERAGING} for the next item",
+    "mse": "ranges of least squared error",
 }
+METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 
 
 def checked(model: onnx.ModelProto, calibration: Split | None) -> Split:
@@ -71,8 +80,8 @@ def reader(model: onnx.ModelProto, calibration: Split, rows: range) -> Any:
     return Reader()
 
 
-def histogram_ranges(source: Path, operations: Sequence[str], scheme: Scheme, calibration: Split) -> Path:
-    """Take ranges from histograms; return the file that `quantize_static` reads them from.
+def ranges_file(source: Path, operations: Sequence[str], scheme: Scheme, calibration: Split) -> Path:
+    """Take the ranges of a scheme; return the file that `quantize_static` reads them from.
 
     Args:
         source: the float graph; the file is written beside it.
@@ -82,24 +91,62 @@ def histogram_ranges(source: Path, operations: Sequence[str], scheme: Scheme, ca
 
     tools = importlib.import_module(f"{QUANTIZATION}.calibrate")
     model = onnx.load(source)
+    graph = "percentile" if scheme.ranges == "mse" else scheme.ranges  # one that gives all values, not extremes
     calibrator = tools.create_calibrator(
         source,
         operations,
         augmented_model_path=str(source.with_suffix(".augmented.onnx")),
-        calibrate_method=method(scheme),
+        calibrate_method=method(graph),
         extra_options=ENTROPY_BINS if scheme.ranges == "entropy" else {},
     )
+    take = _observed if scheme.ranges in ("mse", "moving_average") else _counted
     with contextlib.redirect_stdout(io.StringIO()):
-        for start in range(0, len(calibration), ITEMS_AT_ONCE):
-            rows = range(start, min(start + ITEMS_AT_ONCE, len(calibration)))
-            calibrator.collect_data(reader(model, calibration, rows))
-        ranges = calibrator.compute_data()
+        found = take(calibrator, model, scheme, calibration)
     cache = source.with_suffix(".ranges.json")
-    tools.save_tensors_data(ranges, cache)
+    tools.save_tensors_data(found, cache)
     return cache
 
 
-def method(scheme: Scheme) -> Any:
-    """Return ONNX Runtime's name of a way to take ranges."""
-    names = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
-    return importlib.import_module(QUANTIZATION).CalibrationMethod[names[scheme.ranges]]
+def _counted(calibrator: Any, model: onnx.ModelProto, scheme: Scheme, calibration: Split) -> Any:
+    """Return the ranges that ONNX Runtime's histogram calibrator finds."""
+    for start in range(0, len(calibration), ITEMS_AT_ONCE):
+        rows = range(start, min(start + ITEMS_AT_ONCE, len(calibration)))
+        calibrator.collect_data(reader(model, calibration, rows))
+    return calibrator.compute_data()
+
+
+def _observed(calibrator: Any, model: onnx.ModelProto, scheme: Scheme, calibration: Split) -> Any:
+    """Return the ranges that our observers find in the outputs of ONNX Runtime's calibration graph, item by item.
+
+    The graph gives values, or two outputs of one number for each: its `..._ReduceMin` and `..._ReduceMax`.
+    """
+    import numpy as np
+
+    tools = importlib.import_module(f"{QUANTIZATION}.calibrate")
+    known = {output.name for output in model.graph.output}
+    observers: dict[str, ranges.Observer] = {}
+    for feed in feeds(model, calibration, range(len(calibration))):
+        for name, values in _values(calibrator, known, feed).items():
+            if name not in observers:
+                observers[name] = ranges.Observer(scheme.ranges, scheme.activation_bits)
+            observers[name].observe(values)
+    found = {name: tuple(np.float32(end) for end in observer.range()) for name, observer in observers.items()}
+    return tools.TensorsData(method(scheme.ranges), found)
+
+
+def _values(calibrator: Any, known: set[str], feed: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of each tensor that gets a range, or its extremes, for one item."""
+    import numpy as np
+
+    names = [output.name for output in calibrator.infer_session.get_outputs()]
+    outputs = dict(zip(names, calibrator.infer_session.run(None, feed), strict=True))
+    wanted = getattr(calibrator, "tensors_to_calibrate", None)
+    if wanted is not None:
+        return {name: outputs[name] for name in wanted}
+    stems = {name.removesuffix("_ReduceMin") for name in names if name.endswith("_ReduceMin") and name not in known}
+    return {stem: np.concatenate([outputs[f"{stem}_ReduceMin"], outputs[f"{stem}_ReduceMax"]]) for stem in stems}
+
+
+def method(way: str) -> Any:
+    """Return ONNX Runtime's name of a way to take ranges; those that it has not go as extremes."""
+    return importlib.import_module(QUANTIZATION).CalibrationMethod[METHODS.get(way, "MinMax")]

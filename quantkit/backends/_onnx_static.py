@@ -65,7 +65,7 @@ def _codes(tools: Any, scheme: Scheme) -> dict[str, Any]:
         "per_channel": isinstance(scheme.granularity, PerChannel),
         "activation_type": tools.QuantType.QInt16 if scheme.activation_bits == 16 else tools.QuantType.QUInt8,
         "weight_type": tools.QuantType.QInt8,
-        "calibrate_method": _onnx_calibrate.method(scheme),
+        "calibrate_method": _onnx_calibrate.method(scheme.ranges),
         "extra_options": {
             "WeightSymmetric": scheme.symmetric,
             "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
@@ -80,7 +80,7 @@ def _ranges(
     if scheme.ranges == "minmax":
         rows = range(len(calibration))
         return {"calibration_data_reader": _onnx_calibrate.reader(model, calibration, rows)}
-    return {"calibration_cache_path": _onnx_calibrate.histogram_ranges(source, operations, scheme, calibration)}
+    return {"calibration_cache_path": _onnx_calibrate.ranges_file(source, operations, scheme, calibration)}
 
 
 def _notes(scheme: Scheme, form: Form, items: int) -> list[str]:

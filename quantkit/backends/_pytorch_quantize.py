@@ -47,7 +47,12 @@ def _without_import_noise() -> Iterator[None]:
 with _without_import_noise():
     from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, granularity, quantize_
-    from torchao.quantization.pt2e import PerChannelMinMaxObserver
+    from torchao.quantization.pt2e import (
+        HistogramObserver,
+        MinMaxObserver,
+        MovingAverageMinMaxObserver,
+        PerChannelMinMaxObserver,
+    )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     if ARM:
@@ -60,6 +65,10 @@ with _without_import_noise():
         from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
             get_default_x86_inductor_quantization_config as static_config,
         )
+
+
+OBSERVERS = {"minmax": MinMaxObserver, "moving_average": MovingAverageMinMaxObserver, "mse": HistogramObserver}
+SMALLEST_SCALE = 2.0**-12  # of activations, as in torchao's own configs
 
 
 class OneScale(PerChannelMinMaxObserver):
@@ -101,11 +110,14 @@ def decide(network: nn.Module, layers: Sequence[Layer], plan: Plan) -> list[Deci
     kinds = {s.activations == "static" for s in asked.values() if s is not None and s.quantized}
     if len(kinds) > 1:
         raise Unsupported("torchao cannot mix static with dynamic or float activations in one network")
-    return [Decision(x, asked[x.name], _obstacle(network.get_submodule(x.name), asked[x.name])) for x in layers]
+    static = True in kinds
+    return [Decision(x, asked[x.name], _obstacle(network.get_submodule(x.name), asked[x.name], static)) for x in layers]
 
 
-def _obstacle(module: nn.Module, scheme: Scheme | None) -> str:
-    """Return why torchao leaves this layer in float although the scheme quantizes, or ""."""
+def _obstacle(module: nn.Module, scheme: Scheme | None, static: bool) -> str:
+    """Return why torchao leaves this layer in (wider) floats than its scheme says, or ""; `static`: as the others."""
+    if static and scheme is not None and scheme.format in ("bf16", "fp16"):
+        return "torchao's PT2E keeps the layers that it leaves alone in float32"
     if scheme is None or not scheme.quantized:
         return ""
     if scheme.activations == "static":
@@ -125,15 +137,19 @@ def apply(prepared: Prepared, example: Tensors, decisions: Sequence[Decision]) -
     """Return the quantized network, ready to be exported, and the seconds that calibration took."""
     if any(d.quantized and d.scheme.activations == "static" for d in decisions):
         return _static(prepared, example, decisions)
-    return _eager(prepared.network, prepared.plan.default, [d for d in decisions if d.quantized]), 0.0
+    halved = any(s and s.format in ("bf16", "fp16") for s in (prepared.plan.default, *(d.scheme for d in decisions)))
+    return _eager(prepared.network, halved, [d for d in decisions if d.quantized]), 0.0
 
 
-def _eager(network: nn.Module, default: Scheme, quantized: Sequence[Decision]) -> nn.Module:
-    """Return the network with torchao's weight-only and dynamic configs applied; bfloat16 where the scheme needs it."""
+def _eager(network: nn.Module, halved: bool, quantized: Sequence[Decision]) -> nn.Module:
+    """Return the network with torchao's weight-only and dynamic configs applied.
+
+    Its floats are bfloat16 where `halved` or where a scheme needs it: a layer alone cannot have them.
+    """
     four = {d.layer.name: d.scheme for d in quantized if d.scheme.bits == 4}
     eight = {d.layer.name: d.scheme for d in quantized if d.scheme.bits == 8}
     _quantize(network, four)  # first: its codes are better taken from float32 weights
-    halved = bool(four) or default.format in ("bf16", "fp16")
+    halved = halved or bool(four)
     if halved:
         network.to(torch.bfloat16)
     _quantize(network, eight)
@@ -194,13 +210,21 @@ def reduced_range() -> bool:
 
 
 def _static_config(scheme: Scheme):
-    """Return torchao's config with the observers' own smallest weight scale.
+    """Return torchao's config with the scheme's observers, and their own smallest weight scale.
 
-    Its default stops at 2^-12: channels whose weights all lie below 127 * 2^-12 = 0.03 would lose bits.
+    Its default for weights stops at 2^-12: channels whose weights all lie below 127 * 2^-12 = 0.03 would lose bits.
+    Its default for activations is the histogram of least squared error, whatever a scheme says.
     """
     config = static_config() if ARM else static_config(reduce_range=reduced_range())
-    observer = OneScale if isinstance(scheme.granularity, PerTensor) else PerChannelMinMaxObserver
-    return replace(config, weight=replace(config.weight, observer_or_fake_quant_ctr=observer))
+    weights = OneScale if isinstance(scheme.granularity, PerTensor) else PerChannelMinMaxObserver
+    seeing = OBSERVERS[scheme.ranges].with_args(eps=SMALLEST_SCALE)
+    activation = replace(config.input_activation, observer_or_fake_quant_ctr=seeing)
+    return replace(
+        config,
+        input_activation=activation,
+        output_activation=activation,
+        weight=replace(config.weight, observer_or_fake_quant_ctr=weights),
+    )
 
 
 def _checked(calibration: Split | None, example: Arrays) -> Split:

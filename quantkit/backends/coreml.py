@@ -160,7 +160,7 @@ def _quantize_activations(
     start = time.perf_counter()
     with _coreml_lower.quiet():
         lowered.model.save(str(work / "float.mlpackage"))
-    found = calibrate.ranges(work / "float.mlpackage", prepared.calibration)
+    found = calibrate.ranges(work / "float.mlpackage", prepared.calibration, calibrate.way(schemes))
     calibration_s = time.perf_counter() - start
     config = compress.activation_config(lowered.model, lowered.layers, schemes, prepared.plan.default)
     return calibrate.quantize_activations(lowered.model, config, found), calibration_s
@@ -182,7 +182,8 @@ def _report(path: Path, lowered: Lowered, schemes: Mapping[str, Scheme | None], 
     if any(scheme and scheme.activations == "static" for scheme in schemes.values()):
         done, all_ = saved.activations(lowered.layers)
         notes.append(f"int8 activations feed {done} of {all_} operations with weights; the others compute in float16")
-        notes.append("ranges: minimum and maximum over the calibration items, by the reference executor, symmetric")
+        taken = calibrate.SAYINGS[calibrate.way(schemes)]
+        notes.append(f"ranges: {taken} over the calibration items, by the reference executor, symmetric")
         if getattr(prepared.network, "states", ()):
             notes.append(f"ranges of a network with states: the first {calibrate.STEPWISE_ITEMS} calibration items")
     return {

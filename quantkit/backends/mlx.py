@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from quantkit import extras
 from quantkit.contracts import Arrays, BuildReport, ModelInfo, Prepared, Session, Target
 from quantkit.environment import apple_silicon
-from quantkit.errors import CorruptFile
+from quantkit.errors import CorruptFile, Unsupported
 from quantkit.records import Case
 from quantkit.scheme import PerChannel, PerGroup, Scheme
 
@@ -68,9 +68,13 @@ class Mlx:
         `threads` is not used: MLX takes no thread count.
 
         Raises:
-            Unsupported: an operation without MLX form, by name, or next to nothing would be quantized.
+            Unsupported: an operation without MLX form, by name, next to nothing would be quantized, or a layer's own
+                scheme has no form, with the layer's name.
         """
         extras.require("mlx.core")
+        for layer, scheme in prepared.plan.layers.items():
+            if scheme is not None and scheme.quantized and (reason := scheme_refusal(scheme)):
+                raise Unsupported(f"layer {layer!r}: {reason}")
         from quantkit.backends import _mlx_build
 
         return _mlx_build.build(prepared, folder)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantkit import extras
-from quantkit.errors import HardwareCompatibilityError
+from quantkit.errors import HardwareCompatibilityError, Unsupported
 from quantkit.scheme import PerChannel, PerGroup, PerTensor, Scheme
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PACKAGE, FACTS = "model.pt2", "model.json"
 INT4_GROUPS = (32, 64, 128)
+RANGES = ("minmax", "moving_average", "mse")  # that torchao's PT2E has observers for
 STATIC_LAYERS = {
     "conv2d",
     "linear",
@@ -40,8 +41,10 @@ def scheme_refusal(scheme: Scheme) -> str | None:
         return None
     if scheme.format != "int" or scheme.double or scheme.sparsity:
         return f"torchao's CPU kernels take integer codes on a uniform grid, not {scheme.name}"
-    if scheme.activation_bits != 8 or scheme.ranges != "minmax" or scheme.codes != "nearest":
-        return f"torchao's x86 path has 8-bit activations, extremes as ranges, rounding to nearest: not {scheme.name}"
+    if scheme.activation_bits != 8 or scheme.codes != "nearest":
+        return f"torchao's x86 path has 8-bit activations and rounding to nearest: not {scheme.name}"
+    if scheme.ranges not in RANGES:
+        return f"torchao's PT2E has observers of {', '.join(RANGES)}: none for {scheme.ranges} ranges"
     if scheme.bits == 8 and scheme.activations == "none":
         return None
     if scheme.bits == 8:
@@ -111,10 +114,15 @@ class Pytorch:
         """Write `model.pt2` and `model.json`.
 
         Raises:
-            Unsupported: torch.export or AOTInductor refuses the network, or next to nothing would be quantized.
+            Unsupported: torch.export or AOTInductor refuses the network, next to nothing would be quantized, or a
+                layer's own scheme has no kernel, with the layer's name.
             CalibrationError: a static scheme without usable calibration items.
         """
         from quantkit.backends import _pytorch_build
+
+        for layer, scheme in prepared.plan.layers.items():
+            if scheme is not None and (reason := scheme_refusal(scheme)):
+                raise Unsupported(f"layer {layer!r}: {reason}")
 
         report = _pytorch_build.build(prepared, folder / PACKAGE, threads)
         facts = {

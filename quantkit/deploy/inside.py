@@ -21,6 +21,7 @@ from quantkit.deploy.manifest import NATIVE
 from quantkit.deploy.request import Request, Subject
 from quantkit.errors import Unsupported
 from quantkit.pipeline.settings import Settings
+from quantkit.procedures.calibration import check as calibration_doubts
 from quantkit.records import Case
 
 REFERENCE, ITEMS, OUTPUTS = "reference.npy", "items.npz", "outputs.npy"
@@ -78,7 +79,8 @@ def build(request: Request, given: Path, folder: Path) -> dict[str, Any]:
     prepared = method.prepare(network, example, calibration if method.needs_calibration else None)
     report = BACKENDS.get(request.backend).build(prepared, folder, request.settings.threads)
     said = save_native(request, folder.parent / NATIVE)
-    report = replace(report, notes=(*report.notes, *said))
+    doubts = calibration_doubts(calibration) if method.needs_calibration and calibration else ()
+    report = replace(report, notes=(*report.notes, *said, *doubts))
     return {"report": asdict(report), "elapsed_s": time.perf_counter() - started}
 
 

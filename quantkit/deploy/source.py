@@ -97,36 +97,37 @@ def info_of(subject: Subject, network: nn.Module) -> ModelInfo:
     """Return the description of the model: the zoo's, or one read off an own network's layers."""
     if not subject.own:
         return MODELS.get(subject.model).info
-    shares = _shares(network)
+    found = shares(network)
     return ModelInfo(
         name=subject.model,
         title=subject.title,
-        family=_family(network, shares),
+        family=family(network, found),
         domain="vision",
         dataset="",
         quality=Quality("none", "none"),
         sources=(),
         licence="not stated",
         provenance=f"{subject.model}, a network of the user's own",
-        layers=("conv2d", "linear") if subject.saved else tuple(shares),  # TensorFlow's are read from the artifact
+        layers=("conv2d", "linear") if subject.saved else tuple(found),  # TensorFlow's are read from the artifact
         logits=bool(subject.labels),
         labels=subject.labels,
     )
 
 
-def _shares(network: nn.Module) -> dict[str, float]:
+def shares(network: nn.Module) -> dict[str, float]:
     """Return kind of layer -> its share of all weights in matrices (two or more axes)."""
     counts: dict[str, int] = {}
     for module in network.modules():
         own = sum(p.numel() for p in module.parameters(recurse=False) if p.ndim > 1)
         if own:
-            kind = KINDS.get(type(module).__name__, type(module).__name__.lower())
+            names = [one.__name__ for one in type(module).__mro__]  # a class derived from Linear is one
+            kind = next((KINDS[name] for name in names if name in KINDS), names[0].lower())
             counts[kind] = counts.get(kind, 0) + own
     total = sum(counts.values())
     return {kind: count / total for kind, count in counts.items()}
 
 
-def _family(network: nn.Module, shares: dict[str, float]) -> Any:
+def family(network: nn.Module, shares: dict[str, float]) -> Any:
     """Return the family that most weights belong to: backends refuse by it what would leave nearly all in float."""
     if sum(shares.get(kind, 0) for kind in ("lstm", "gru", "rnn")) > 0.5:
         return "rnn"

@@ -26,7 +26,11 @@ def digest(parts: Any) -> str:
 
 
 def source_hash(*files: Path) -> str:
-    """Return the hash of source files and of the helpers that they import: `_*.py` beside them, and `quantkit.mil`."""
+    """Return the hash of source files and of the helpers that they import.
+
+    Helpers are `_*.py` beside them, the named files of `quantkit.numerics` and `quantkit.procedures`, and all of
+    `quantkit.mil`.
+    """
     every, waiting = set(files), list(files)
     while waiting:
         found = set(_helpers(waiting.pop())) - every
@@ -41,6 +45,8 @@ def _helpers(file: Path) -> Iterator[Path]:
     for helper in file.parent.glob("_*.py"):
         if helper.stem in names and helper.stem != "__init__":
             yield helper
+    for room in {"numerics", "procedures"} & names:
+        yield from (found for found in (PACKAGE / room).glob("*.py") if found.stem in names)
     if "mil" in names:
         yield from (PACKAGE / "mil").glob("*.py")
 

@@ -7,7 +7,7 @@ import os
 import queue
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,9 +35,11 @@ class Crew:
 
     Args:
         size: how many untimed jobs run at once; timed jobs always run alone.
+        environment: variables that the hosts get besides this process's own.
     """
 
-    def __init__(self, size: int | None = None):
+    def __init__(self, size: int | None = None, environment: Mapping[str, str] | None = None):
+        self._environment = dict(environment or {})
         self.size = size or max(1, min(4, os.cpu_count() or 1))
         self._slots: queue.LifoQueue[int] = queue.LifoQueue()  # timed jobs find their host again
         for slot in range(self.size):
@@ -82,7 +84,7 @@ class Crew:
         evaluating = (*plugin.run_modules, judging)
         modules = {"build": plugin.build_modules, "evaluate": evaluating, "trial": plugin.run_modules}
         compiler_cache = {"TORCHINDUCTOR_CACHE_DIR": str(cache_folder() / "inductor")}
-        shop = Workshop(("quantkit.pipeline.inside", *modules[purpose]), compiler_cache)
+        shop = Workshop(("quantkit.pipeline.inside", *modules[purpose]), compiler_cache | self._environment)
         self._shops[slot, purpose, backend] = shop
         return shop
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from quantkit.catalog import BACKENDS, DATASETS, METHODS, MODELS, TARGETS
-from quantkit.contracts import Arrays, Model, Session, Split, Target, Trial, steps
-from quantkit.errors import CalibrationError, QuantizationError
+from quantkit.contracts import Arrays, Method, Model, Prepared, Session, Split, Target, Trial, steps
+from quantkit.errors import QuantizationError
 from quantkit.pipeline.settings import Settings
+from quantkit.procedures.calibration import check as check_calibration
 from quantkit.records import Case
 
 OUTPUTS, TIMED_INPUTS = "outputs.npy", "inputs.npz"
@@ -30,37 +31,30 @@ def build(case: Case, folder: Path, settings: Settings) -> dict[str, Any]:
     started = time.perf_counter()
     model, method = MODELS.get(case.model), METHODS.get(case.method)
     dataset = DATASETS.get(model.info.dataset)
-    calibration = dataset.calibration(settings.calibration) if method.needs_calibration else None
+    calibration = dataset.calibration(settings.items_for(method)) if method.needs_calibration else None
+    example = dataset.evaluation(1).item(0)
+    doubts: tuple[str, ...] = ()
     if calibration is not None:
-        check_calibration(calibration)
-    example = dataset.evaluation(INPUTS).item(0)
+        judged_on = evaluation_items(case.model, settings)
+        doubts = check_calibration(calibration, example=example, evaluation=judged_on)
     if model.info.stepwise:
         example = next(steps(example))
-    prepared = method.prepare(model.load(), example, calibration)
+    prepared = prepare(method, model, example, calibration, settings)
     report = BACKENDS.get(case.backend).build(prepared, folder, settings.threads)
+    report = replace(report, notes=(*report.notes, *prepared.notes, *doubts))
     return {"report": asdict(report), "elapsed_s": time.perf_counter() - started}
 
 
-def check_calibration(split: Split) -> None:
-    """Refuse calibration data that would give meaningless ranges.
-
-    Raises:
-        CalibrationError: no items, or values that are not finite, with the name of the first such item.
-    """
-    if not len(split) or not split.inputs:
-        raise CalibrationError(
-            "calibration data is empty: got 0 items, expected at least 1; give the data set a calibration split"
-        )
-    for position, values in enumerate(split.inputs):
-        if len(values) != len(split):
-            raise CalibrationError(
-                f"calibration input {position} has {len(values)} rows for {len(split)} items: give one row an item"
-            )
-        bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-        if bad.any():
-            first = split.ids[int(np.argmax(bad))]
-            where = f"{int(bad.sum())} of {len(split)} items, the first is {first}"
-            raise CalibrationError(f"calibration data holds nan or inf in {where}: remove or repair them")
+def prepare(
+    method: Method, model: Model, example: Arrays, calibration: Split | None, settings: Settings
+) -> Prepared:  # fmt: skip
+    """Return the prepared model; ranges are taken from as many items with one method as with another."""
+    if hasattr(method, "for_model"):
+        method = method.for_model(model)
+    prepared = method.prepare(model.load(), example, calibration)
+    if prepared.calibration is None or len(prepared.calibration) <= settings.calibration:
+        return prepared
+    return replace(prepared, calibration=prepared.calibration.first(settings.calibration))
 
 
 def evaluate(case: Case, folder: Path, kept: Path, settings: Settings) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def artifact_key(case: Case, settings: Settings) -> str:
             "scheme": asdict(method.scheme),
             "data": dict(dataset.info.sha256),
             "calibration": settings.calibration if method.needs_calibration else 0,
+            **({"items": settings.items_for(method)} if hasattr(method, "calibration_items") else {}),
             "versions": carried | dict(backend.versions()),
             "processor": [fingerprint()[part] for part in ("system", "processor", "features")],
             "threads": settings.threads,

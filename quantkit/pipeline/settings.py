@@ -7,17 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quantkit.contracts import Profile
+from quantkit.contracts import Method, Profile
 from quantkit.environment import memory_bytes
 from quantkit.errors import InvalidSetting, UnknownName
+from quantkit.files import cache_folder as cache_folder  # known by this name to all who measure
 from quantkit.pipeline.isolate import Limits
 
 PROFILES: tuple[Profile, ...] = ("fast", "regular", "full")
-
-
-def cache_folder() -> Path:
-    """Return where artifacts, compiler caches and fetched wheels are kept: QUANTKIT_HOME or ~/.cache/quantkit."""
-    return Path(os.environ.get("QUANTKIT_HOME") or Path.home() / ".cache" / "quantkit").expanduser().absolute()
 
 
 def results_file() -> Path:
@@ -95,6 +91,10 @@ class Settings:
         if not 0 < gib < float("inf"):
             raise InvalidSetting(f"--memory-limit must be a positive number of GiB: got {gib}")
         return int(gib * 2**30)
+
+    def items_for(self, method: Method) -> int:
+        """Return how many calibration items a method is given: those of the settings, more where it asks for more."""
+        return max(self.calibration, getattr(method, "calibration_items", 0))
 
     @property
     def limits(self) -> Limits:

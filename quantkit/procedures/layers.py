@@ -57,7 +57,7 @@ def rounded(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
 
 
 def _uniform(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
-    rows = _shared(weight, scheme)
+    rows = shared(weight, scheme)
     if scheme.symmetric:
         qmin, qmax = grids.symmetric_range(scheme.bits)
         scale, zero = rows.abs().amax(1, keepdim=True) / qmax, torch.zeros(())
@@ -72,7 +72,7 @@ def _uniform(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
 
 def _book(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
     """Return the weight with each value replaced by the nearest of a code book: NF4's own, or one found by k-means."""
-    rows = _shared(weight, scheme)
+    rows = shared(weight, scheme)
     if scheme.format == "nf4":
         scale = rows.abs().amax(1, keepdim=True)
         book = torch.from_numpy(grids.nf4_codebook()).to(weight.dtype)
@@ -87,7 +87,7 @@ def _palettized(values: np.ndarray, levels: int) -> np.ndarray:
     return book[grids.nearest(values, book)]
 
 
-def _shared(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+def shared(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
     """Return the weight as rows that share a scale or code book, [rows, n]; short rows are padded with zeros."""
     per, flat = scheme.granularity, weight.reshape(weight.shape[0], -1)
     if isinstance(per, PerTensor):
@@ -101,7 +101,7 @@ def _shared(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
 
 
 def _unshared(rows: torch.Tensor, weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
-    """Return rows as `_shared` gave them in the weight's own shape, without the padding."""
+    """Return rows as `shared` gave them in the weight's own shape, without the padding."""
     flat = weight.reshape(weight.shape[0], -1)
     if isinstance(scheme.granularity, PerGroup):
         return rows.reshape(len(flat), -1)[:, : flat.shape[1]].reshape(weight.shape)

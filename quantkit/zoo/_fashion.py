@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from quantkit.contracts import ModelInfo, Quality, Source
+from quantkit.contracts import ModelInfo, Profile, Quality, Source
 from quantkit.zoo import _load
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import nn
 
 LABELS = (*("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),)
@@ -22,6 +23,7 @@ class FashionClassifier:
         network: returns the untrained network: images [n, 1, 28, 28] in 0..1 -> logits [n, 10].
         layers: kinds of layers that hold weights.
         source: the committed weights.
+        profiles: the profiles that include it.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class FashionClassifier:
         network: Callable[[], nn.Module],
         layers: tuple[str, ...],
         source: Source,
+        profiles: tuple[Profile, ...] = ("fast", "regular", "full"),
     ):
         self._network = network
         self.info = ModelInfo(
@@ -46,7 +49,7 @@ class FashionClassifier:
             licence="Apache-2.0",
             provenance="trained by training/fashion_mnist.py on Fashion-MNIST (MIT)",
             layers=layers,
-            profiles=("fast", "regular", "full"),
+            profiles=profiles,
             preprocessing="a grey image of 28x28 pixels, light on dark, divided by 255",
             labels=LABELS,
         )
@@ -60,3 +63,9 @@ class FashionClassifier:
         from quantkit.numerics import outcomes
 
         return outcomes.top1(outputs, targets)
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean cross-entropy, from logits [n, 10] and labels [n]."""
+        from torch.nn import functional
+
+        return functional.cross_entropy(outputs, targets)

@@ -10,6 +10,7 @@ from quantkit.zoo import _load
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import nn
 
 
@@ -61,3 +62,9 @@ class Gpt:
         from quantkit.numerics import outcomes
 
         return outcomes.nats_per_token(outputs, targets)
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean negative log likelihood, nats per token, from logits [n, t, 2048] and tokens [n, t]."""
+        from torch.nn import functional
+
+        return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())

@@ -1,0 +1,99 @@
+"""What a request looks like, and whether it resembles the calibration items: those that do not go to full precision.
+
+Simple statistics of the inputs are compared with the calibration items' one by one: the score is the largest distance
+from the median in units of the spread: the standard deviation, or 1.4826 MAD where that is larger, and at least a
+thousandth of the largest value, so that a constant feature does not divide by zero. The alarm is split
+conformal (Vovk, Gammerman & Shafer 2005; Lei et al. 2018, arXiv:1604.04173): of n held-out calibration scores the
+ceil((n + 1)(1 - rate))-th smallest is the threshold, and a request that is exchangeable with them exceeds it with
+probability at most `rate`, whatever the distribution.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from quantkit.contracts import Arrays, Split
+from quantkit.errors import CalibrationError, InvalidSetting
+
+MAD = 1.4826  # of a normal distribution's standard deviation
+FLAT = 1e-3  # of a feature's largest value: the smallest spread that counts
+
+
+def features(inputs: Arrays) -> np.ndarray:
+    """Return the statistics of one request, [features]: six for each input.
+
+    Smallest and largest value, mean, standard deviation, share of zeros, mean step between neighbours along the last
+    axis. Of tokens, where 0 is padding, the share of zeros is the length.
+
+    >>> features((np.array([[3.0, 0.0, 1.0, 0.0]], np.float32),)).round(4).tolist()  # deviation sqrt(10/4 - 1)
+    [0.0, 3.0, 1.0, 1.2247, 0.5, 1.6667]
+    """
+    return np.array([number for x in inputs for number in _of_one(np.asarray(x))])
+
+
+def _of_one(x: np.ndarray) -> tuple[float, ...]:
+    flat = x.reshape(-1, x.shape[-1]) if x.ndim else x.reshape(1, 1)
+    values = flat.astype(np.float32, copy=False)
+    mean = float(values.sum()) / values.size
+    spread = math.sqrt(max(0.0, float(np.vdot(values, values)) / values.size - mean * mean))
+    steps = np.abs(values[:, 1:] - values[:, :-1])
+    zeros = 1.0 - np.count_nonzero(values) / values.size
+    step = float(steps.sum()) / steps.size if steps.size else 0.0
+    return float(values.min()), float(values.max()), mean, spread, zeros, step
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Tells requests that resemble the calibration items from those that do not.
+
+    Args:
+        centre, spread: of each feature, [features].
+        threshold: scores above it raise the alarm.
+        rate: false-alarm rate that the threshold was set for.
+    """
+
+    centre: np.ndarray
+    spread: np.ndarray
+    threshold: float
+    rate: float
+
+    def score(self, inputs: Arrays) -> float:
+        """Return how far the request's most unusual feature lies from the calibration items; inf for nan or inf."""
+        distance = float((np.abs(features(inputs) - self.centre) / self.spread).max())
+        return distance if math.isfinite(distance) else math.inf
+
+    def alarm(self, inputs: Arrays) -> bool:
+        """Return whether the request is out of calibration."""
+        return self.score(inputs) > self.threshold
+
+
+def guard(calibration: Split, *, rate: float = 0.01, seed: int = 0) -> Guard:
+    """Return a guard: centre and spread from one half of the items, the threshold from the other.
+
+    Args:
+        calibration: items like those that static ranges were taken from; at least 2 · (1 / rate - 1) of them.
+        rate: share of requests like these that may raise a false alarm.
+        seed: of the draw of the halves.
+
+    Raises:
+        CalibrationError: too few items for this rate.
+    """
+    if not 0 < rate < 1:
+        raise InvalidSetting(f"a false-alarm rate lies between 0 and 1: got {rate}")
+    order = np.random.default_rng(seed).permutation(len(calibration))
+    fitted, held = order[: len(order) // 2], order[len(order) // 2 :]
+    rank = math.ceil((len(held) + 1) * (1 - rate) - 1e-9)
+    if rank > len(held) or not len(fitted):
+        least = 2 * math.ceil(1 / rate - 1)
+        raise CalibrationError(f"a false-alarm rate of {rate:g} needs {least} items: got {len(calibration)}")
+    rows = np.stack([features(calibration.item(int(i))) for i in fitted])
+    centre = np.median(rows, axis=0)
+    spread = np.maximum(rows.std(axis=0), MAD * np.median(np.abs(rows - centre), axis=0))
+    spread = np.maximum(spread, FLAT * np.maximum(np.abs(rows).max(axis=0), 1e-30))
+    score = partial(Guard.score, Guard(centre, spread, math.inf, rate))
+    scores = np.sort([score(calibration.item(int(i))) for i in held])
+    return Guard(centre, spread, float(scores[rank - 1]), rate)

@@ -1,0 +1,7 @@
+"""W4A8 foretold: bias correction."""
+
+from methods_rewrites_grid import method
+
+from quantkit.procedures import bias, equalize, graph, layers  # noqa: F401  (their text is part of an artifact's key)
+
+plugin = method("w4a8_bias_corrected", "bias correction", "correct")
