@@ -10,7 +10,7 @@ run() { # items, profile, models, backends
 }
 
 quick=pytorch,onnxruntime,onnxruntime_qoperator,coreml,litert,bitsandbytes
-run 2000 full fmnist_cnn,fmnist_vit,fmnist_lstm $quick
+run 2000 full fmnist_cnn,fmnist_vit,fmnist_lstm,fmnist_mobile $quick
 run 256 full pydoc_gpt $quick
 run 16 regular pydoc_gpt_cached coreml
 run 512 regular minilm $quick

@@ -35,6 +35,7 @@ KEPT = ROOT / ".quantkit" / "methods" / "adaptive"
 SETTINGS = Settings.of("fast", threads=1)
 BACKEND, FULL, SESSION = "onnxruntime", "fp32", "adaptive session"
 SPLITS, ALPHA, FASTER, TIMED_ITEMS = 20, 0.05, 1.5, 5_000
+COST_ITEMS = 100
 TRAINED = "qat"  # these methods have a section of their own
 HALF = 0  # seed of the split that the races use
 
@@ -53,6 +54,10 @@ class Subject:
     losses: tuple[float, ...] = (0.005, 0.002)
     raced: bool = True
     independent: bool = True
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        return tuple(case(self.model, method) for method in self.precisions)
 
 
 SUBJECTS = (
@@ -90,7 +95,7 @@ def guard_of(model: str):
 
 @dataclass(frozen=True)
 class Said:
-    """What one precision answered: [items, questions] each, and the median seconds of one request.
+    """What one precision answered, [items, questions] each.
 
     An image is one question. A passage of t tokens is t questions: the next token after each of its prefixes. The
     network looks at no later token, so one run of the passage answers all of them.
@@ -102,7 +107,6 @@ class Said:
     sure: np.ndarray
     right: np.ndarray
     outcome: np.ndarray
-    cost: np.ndarray
 
 
 @cache
@@ -115,24 +119,30 @@ def answered(model: str, method: str) -> Said:
         with build.opened([one], SETTINGS, say) as (precision,):
             np.savez(file, **asked(model, precision))
     with np.load(file) as found:
-        return Said(**found)
+        return Said(found["sure"], found["right"], found["outcome"])
 
 
 def asked(model: str, precision: build.Precision) -> dict[str, np.ndarray]:
     """Return the fields of `Said`, asking every item."""
-    split, target, found, seconds = items(model), TARGETS.get("cpu"), [], []
+    split, found = items(model), []
     nats = MODELS.get(model).info.quality.name == "nats_per_token"
     for i in range(len(split)):
-        item, started = split.item(i), target.clock()
-        output = precision.outputs([item])
-        seconds.append(target.clock() - started)
+        output = precision.outputs([split.item(i)])
         logits = output.reshape(-1, output.shape[-1]).astype(np.float64)
         labels = np.atleast_1d(split.targets[i])
         right = logits.argmax(1) == labels
         likely = logits[np.arange(len(labels)), labels] - logsumexp(logits, axis=1)
         found.append((margin(logits.astype(np.float32)), right, -likely if nats else right.astype(float)))
     sure, right, outcome = (np.stack(part) for part in zip(*found, strict=True))
-    return {"sure": sure, "right": right, "outcome": outcome, "cost": np.median(seconds)}
+    return {"sure": sure, "right": right, "outcome": outcome}
+
+
+@cache
+def costs(subject: Subject) -> tuple[float, ...]:
+    """Return the median seconds of a request to each precision, all asked in turn."""
+    few = command.part(items(subject.model), np.arange(COST_ITEMS))
+    with build.opened(subject.cases, SETTINGS, say) as precisions:
+        return build.answers(precisions, few, TARGETS.get("cpu"))[1]
 
 
 def evidence(subject: Subject, rows: np.ndarray) -> cascade.Evidence:
@@ -141,7 +151,7 @@ def evidence(subject: Subject, rows: np.ndarray) -> cascade.Evidence:
     sure = np.stack([one.sure[rows].ravel() for one in said])
     right = np.stack([one.right[rows].ravel() for one in said])
     strange = np.repeat(guarded(subject.model)[rows], sure.shape[1] // len(rows))
-    return cascade.Evidence(sure, right, tuple(float(one.cost) for one in said), strange)
+    return cascade.Evidence(sure, right, costs(subject), strange)
 
 
 def halves(model: str, seed: int) -> tuple[np.ndarray, np.ndarray]:

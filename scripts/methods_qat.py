@@ -50,8 +50,8 @@ CONTESTS = (
     Contest("pydoc_gpt", "coreml", GROUPS, 512),
     Contest("pydoc_gpt", "onnxruntime", GROUPS, 512),
     Contest("pydoc_gpt", "pytorch", GROUPS, 512),
-    Contest("minilm", "coreml", GROUPS, 512),
-    Contest("minilm", "onnxruntime", GROUPS, 512),
+    Contest("minilm", "coreml", GROUPS, 1_024),
+    Contest("minilm", "onnxruntime", GROUPS, 1_024),
     Contest("fmnist_cnn", "onnxruntime", STATIC, 5_000),
     Contest("fmnist_vit", "onnxruntime", STATIC, 5_000),
 )
@@ -144,9 +144,9 @@ def floats(stored: dict[Contest, Stored]) -> list[str]:
 
 
 GRIDS = (
-    "Training rounds to the grid of the scheme, codes ±7 with the largest magnitude on 7. Core ML and LiteRT store that "
-    "grid; ONNX Runtime (codes -8..7, the largest value on -8) and PyTorch (codes 0..15 from the smallest value to the "
-    "largest) round once more to their own, which takes back much of what was learned."
+    "Training rounds to the grid of the scheme, codes ±7, the largest magnitude on 7: Core ML and LiteRT store that. "
+    "ONNX Runtime (codes -8..7, the largest value on -8) and PyTorch (codes 0..15 from the smallest to the largest "
+    "value) round the trained weights once more, to their own: what was learned is mostly lost there."
 )
 
 

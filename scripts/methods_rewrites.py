@@ -152,7 +152,8 @@ def moved_back() -> str:
         "LiteRT's converter multiplies a norm's weight into the linear layer behind it, and so moves a scale back that "
         "was moved there: the `qkv` weights of fmnist_vit in the float32 .tflite files of the plain and the smoothed "
         f"network differ by at most {apart:.1e}, where those of the networks differ by up to "
-        f"{float(before.abs().max()):.2f}. Where norms take the scales, SmoothQuant and AWQ change nothing in that toolchain."
+        f"{float(before.abs().max()):.2f}. Where norms take the scales, SmoothQuant and AWQ change nothing in that "
+        "toolchain."
     )
 
 

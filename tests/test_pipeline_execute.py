@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from quantkit.contracts import LayerReport, Plan
 from quantkit.errors import StorageError
-from quantkit.pipeline import keys
+from quantkit.pipeline import inside, keys
 from quantkit.pipeline.crew import Crew
 from quantkit.pipeline.execute import Run, execute
 from quantkit.pipeline.plan import baseline_of, plan
 from quantkit.pipeline.settings import Settings
 from quantkit.pipeline.store import Store
 from quantkit.records import Case
+from quantkit.scheme import PerGroup, Scheme
 
 PLUGINS = Path(__file__).parent / "plugins"
 SETTINGS = Settings.of("fast", rounds=3, items=400, time_limit_s=20.0)
@@ -198,3 +200,19 @@ def test_the_plan_gives_a_reason_for_every_hole(plugins):
     (refused,) = plan(["fmnist_cnn"], ["fp32"], backends=["grid"], targets=["cpu"])
     assert refused.reason.startswith("grid takes Linear layers only")
     assert refused.markers == ("cpu", "vision")
+
+
+def test_a_mixed_plan_names_its_schemes_and_the_layers_that_it_keeps_in_floats():
+    """What the plan decided is no toolchain's silence; a reason that a toolchain gave stays."""
+    half, int8, int4 = Scheme(16, "bf16"), Scheme(8), Scheme(4, granularity=PerGroup(32))
+    plan = Plan(int8, {"a": half, "b": int4, "c": None, "d": half})
+    layers = (
+        LayerReport("a", "Linear", 64, 16), LayerReport("b", "Linear", 64, 4), LayerReport("c", "Linear", 64, 32),
+        LayerReport("d", "Linear", 64, 32, "no kernel"),
+    )  # fmt: skip
+
+    reasons = [layer.reason for layer in inside.explained(layers, plan)]
+
+    assert reasons == ["the plan keeps it in bf16", "", "the plan keeps it in float", "no kernel"]
+    assert inside.schemes_of(plan) == ["bf16", "float", "w4a16g32"]
+    assert inside.schemes_of(Plan(int8)) == []

@@ -12,7 +12,19 @@ from typing import Any
 import numpy as np
 
 from quantkit.catalog import BACKENDS, DATASETS, METHODS, MODELS, TARGETS
-from quantkit.contracts import Arrays, Method, Model, Prepared, Session, Split, Target, Trial, steps
+from quantkit.contracts import (
+    Arrays,
+    LayerReport,
+    Method,
+    Model,
+    Plan,
+    Prepared,
+    Session,
+    Split,
+    Target,
+    Trial,
+    steps,
+)
 from quantkit.errors import QuantizationError
 from quantkit.pipeline.settings import Settings
 from quantkit.procedures.calibration import check as check_calibration
@@ -41,8 +53,24 @@ def build(case: Case, folder: Path, settings: Settings) -> dict[str, Any]:
         example = next(steps(example))
     prepared = prepare(method, model, example, calibration, settings)
     report = BACKENDS.get(case.backend).build(prepared, folder, settings.threads)
-    report = replace(report, notes=(*report.notes, *prepared.notes, *doubts))
-    return {"report": asdict(report), "elapsed_s": time.perf_counter() - started}
+    layers, notes = explained(report.layers, prepared.plan), (*report.notes, *prepared.notes, *doubts)
+    facts = {"report": asdict(replace(report, layers=layers, notes=notes)), "schemes": schemes_of(prepared.plan)}
+    return facts | {"elapsed_s": time.perf_counter() - started}
+
+
+def schemes_of(plan: Plan) -> list[str]:
+    """Return the names of a plan's schemes where layers have several, the layers' own; else nothing."""
+    names = {"float" if scheme is None else scheme.name for scheme in plan.layers.values()}
+    return sorted(names) if len(names) > 1 else []
+
+
+def explained(layers: tuple[LayerReport, ...], plan: Plan) -> tuple[LayerReport, ...]:
+    """Return the layers; those that the plan itself keeps in floats, and no toolchain explained, say so."""
+    kept = {name: "float" if s is None else s.name for name, s in plan.layers.items() if s is None or not s.quantized}
+    return tuple(
+        replace(x, reason=f"the plan keeps it in {kept[x.name]}") if x.name in kept and not x.reason else x
+        for x in layers
+    )
 
 
 def prepare(

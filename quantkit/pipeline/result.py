@@ -106,7 +106,8 @@ def context(arm: Arm, settings: Settings) -> dict[str, Any]:
         "model": {name: getattr(model, name) for name in ("domain", "family", "licence", "provenance")}
         | {"sha256": [source.sha256 for source in model.sources]},
         "data": data | {"sha256": dict(dataset.sha256)},
-        "scheme": method.scheme.name if method.scheme.quantized else report["format"],
+        "scheme": " + ".join(arm.built.facts.get("schemes", ()))
+        or (method.scheme.name if method.scheme.quantized else report["format"]),
         "artifact": arm.built.key,
         "answers": arm.answered.key,
         "left_in_float": left_in_float(report) if method.scheme.quantized else [],
