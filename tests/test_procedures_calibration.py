@@ -178,7 +178,7 @@ def test_a_build_checks_and_its_notes_carry_the_doubts(monkeypatch, tmp_path):
     assert built["report"]["notes"][0] == "chosen"
     assert "12 calibration items are few: ranges from fewer than 100 miss rare values" in built["report"]["notes"]
     monkeypatch.setattr(data, "calibration", data.evaluation, raising=False)
-    with pytest.raises(CalibrationError, match="holds 8 items that quality is judged on, the first: t10k/"):
+    with pytest.raises(CalibrationError, match="holds 12 items that quality is judged on, the first: t10k/"):
         inside.build(case, tmp_path, Settings.of("fast", calibration=12))
 
 

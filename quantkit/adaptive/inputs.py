@@ -11,8 +11,7 @@ probability at most `rate`, whatever the distribution.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,16 +22,16 @@ MAD = 1.4826  # of a normal distribution's standard deviation
 FLAT = 1e-3  # of a feature's largest value: the smallest spread that counts
 
 
-def features(inputs: Arrays) -> np.ndarray:
+def features(inputs: Arrays) -> list[float]:
     """Return the statistics of one request, [features]: six for each input.
 
     Smallest and largest value, mean, standard deviation, share of zeros, mean step between neighbours along the last
     axis. Of tokens, where 0 is padding, the share of zeros is the length.
 
-    >>> features((np.array([[3.0, 0.0, 1.0, 0.0]], np.float32),)).round(4).tolist()  # deviation sqrt(10/4 - 1)
+    >>> [round(x, 4) for x in features((np.array([[3.0, 0.0, 1.0, 0.0]], np.float32),))]  # deviation sqrt(10/4 - 1)
     [0.0, 3.0, 1.0, 1.2247, 0.5, 1.6667]
     """
-    return np.array([number for x in inputs for number in _of_one(np.asarray(x))])
+    return [number for x in inputs for number in _of_one(x)]
 
 
 def _of_one(x: np.ndarray) -> tuple[float, ...]:
@@ -41,7 +40,7 @@ def _of_one(x: np.ndarray) -> tuple[float, ...]:
     mean = float(values.sum()) / values.size
     spread = math.sqrt(max(0.0, float(np.vdot(values, values)) / values.size - mean * mean))
     steps = np.abs(values[:, 1:] - values[:, :-1])
-    zeros = 1.0 - np.count_nonzero(values) / values.size
+    zeros = 1.0 - int(np.count_nonzero(values)) / values.size
     step = float(steps.sum()) / steps.size if steps.size else 0.0
     return float(values.min()), float(values.max()), mean, spread, zeros, step
 
@@ -51,20 +50,25 @@ class Guard:
     """Tells requests that resemble the calibration items from those that do not.
 
     Args:
-        centre, spread: of each feature, [features].
+        centre, spread: of each feature, [features]; plain numbers: six of them are quicker so than in NumPy.
         threshold: scores above it raise the alarm.
         rate: false-alarm rate that the threshold was set for.
     """
 
-    centre: np.ndarray
-    spread: np.ndarray
+    centre: tuple[float, ...]
+    spread: tuple[float, ...]
     threshold: float
     rate: float
 
     def score(self, inputs: Arrays) -> float:
         """Return how far the request's most unusual feature lies from the calibration items; inf for nan or inf."""
-        distance = float((np.abs(features(inputs) - self.centre) / self.spread).max())
-        return distance if math.isfinite(distance) else math.inf
+        worst = 0.0
+        for value, centre, spread in zip(features(inputs), self.centre, self.spread, strict=True):
+            distance = abs(value - centre) / spread
+            if not distance < math.inf:  # nan, too
+                return math.inf
+            worst = max(worst, distance)
+        return worst
 
     def alarm(self, inputs: Arrays) -> bool:
         """Return whether the request is out of calibration."""
@@ -90,10 +94,10 @@ def guard(calibration: Split, *, rate: float = 0.01, seed: int = 0) -> Guard:
     if rank > len(held) or not len(fitted):
         least = 2 * math.ceil(1 / rate - 1)
         raise CalibrationError(f"a false-alarm rate of {rate:g} needs {least} items: got {len(calibration)}")
-    rows = np.stack([features(calibration.item(int(i))) for i in fitted])
+    rows = np.array([features(calibration.item(int(i))) for i in fitted])
     centre = np.median(rows, axis=0)
     spread = np.maximum(rows.std(axis=0), MAD * np.median(np.abs(rows - centre), axis=0))
     spread = np.maximum(spread, FLAT * np.maximum(np.abs(rows).max(axis=0), 1e-30))
-    score = partial(Guard.score, Guard(centre, spread, math.inf, rate))
-    scores = np.sort([score(calibration.item(int(i))) for i in held])
-    return Guard(centre, spread, float(scores[rank - 1]), rate)
+    made = Guard(tuple(centre.tolist()), tuple(spread.tolist()), math.inf, rate)
+    scores = np.sort([made.score(calibration.item(int(i))) for i in held])
+    return replace(made, threshold=float(scores[rank - 1]))

@@ -44,7 +44,7 @@ def build(case: Case, folder: Path, settings: Settings) -> dict[str, Any]:
     model, method = MODELS.get(case.model), METHODS.get(case.method)
     dataset = DATASETS.get(model.info.dataset)
     calibration = dataset.calibration(settings.items_for(method)) if method.needs_calibration else None
-    example = dataset.evaluation(1).item(0)
+    example = dataset.evaluation(INPUTS).item(0)
     doubts: tuple[str, ...] = ()
     if calibration is not None:
         judged_on = evaluation_items(case.model, settings)
