@@ -91,7 +91,9 @@ def row(contest: Contest, found: Comparison) -> str:
     """Return one line of the table."""
     scheme = METHODS.get(contest.pair[0]).scheme.name
     low, high = (f"{100 * end:+.0f} %" if np.isfinite(end) else "no bound" for end in (found.low, found.high))
-    share = "–" if found.recovered is None or found.lost <= 0 else f"{100 * found.recovered:.0f} % [{low}, {high}]"
+    share = (
+        "–" if found.recovered is None or found.lost <= POINT / 2 else f"{100 * found.recovered:.0f} % [{low}, {high}]"
+    )
     gain = found.trained_vs_rounded
     cells = (
         contest.model,
