@@ -17,9 +17,10 @@ def margin(logits: np.ndarray) -> np.ndarray:
     >>> margin(np.log([[0.7, 0.2, 0.1]])).round(6).tolist()
     [0.5]
     """
-    ordered = np.sort(logits, axis=1)
-    odds = np.exp(ordered - ordered[:, -1:])  # against the likeliest class
-    return (1.0 - odds[:, -2]) / odds.sum(axis=1)
+    odds = logits.copy()
+    odds.sort(axis=1)
+    odds = np.exp(odds - odds[:, -1:])  # against the likeliest class
+    return (1.0 - odds[:, -2]) / np.add.reduce(odds, axis=1)
 
 
 def max_softmax(logits: np.ndarray) -> np.ndarray:
