@@ -298,12 +298,13 @@ def timing(among: tuple[str, ...] = ()) -> str:
 
 TIMING = """\
 **Time and quality against every static precision** {which}.
+
 One half of the items calibrates the session; the other half is asked one request at a time on one thread, arms in
-turn in blocks of 50 requests, in a new random order for each block. A request: an image, or a passage of 128 tokens
-whose next token is asked for. Time: mean from NumPy inputs to NumPy scores, all overhead of the session (input
-guard, confidence, counters) included. Quality: the model's own, of all questions of the held-out half: top-1
-accuracy, or of pydoc_gpt nats per token (lower is better). Gain (positive is better) and times as fast: the session
-against that precision, with 95 % intervals (paired by item; blocks of 50 requests for times).
+turn in blocks of 50 requests (5 of pydoc_gpt), in a new random order for each block. A request: an image, or a
+passage of 128 tokens whose next token is asked for. Time: mean from NumPy inputs to NumPy scores, all overhead of the
+session (input guard, confidence, counters) included. Quality: the model's own, of all questions of the held-out half:
+top-1 accuracy, or of pydoc_gpt nats per token (lower is better). Gain (positive is better) and times as fast: the
+session against that precision, with 95 % intervals (paired by item; by block for times).
 
 | model | precision | quality | µs a request | gain of quality | times as fast | session is surely |
 |---|---|---:|---:|---:|---:|---|

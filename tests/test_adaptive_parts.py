@@ -69,7 +69,13 @@ def test_confidence_does_not_depend_on_an_offset_and_lies_in_0_to_1(name):
 
     assert ((found >= 0) & (found <= 1)).all()
     assert kind(name)(logits + 100.0) == pytest.approx(found)
-    assert kind(name)(logits)[3] == pytest.approx(kind(name)(logits[3:4])[0]), "one by one as in a batch"
+    one_by_one = [kind(name)(logits[i : i + 1])[0] for i in range(100)]
+    assert one_by_one == pytest.approx(found), "the few-classes way and NumPy's agree"
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_nan_gives_no_confidence(rows):
+    assert np.isnan(kind("margin")(np.full((rows, 3), np.nan))).all()
 
 
 def test_an_unknown_confidence_is_refused():

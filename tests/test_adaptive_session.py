@@ -25,7 +25,7 @@ def session(rules=None, *, clock=None, **told):
 
 def far(limit):
     """Return a guard that finds labels above a limit strange: the only feature it looks at is the largest value."""
-    return Guard((0.0,) * 6, (1e9, 1.0, 1e9, 1e9, 1e9, 1e9), limit, 0.01)
+    return Guard((0.0,) * 5, (1e9, 1.0, 1e9, 1e9, 1e9), limit, 0.01)
 
 
 def test_a_sure_answer_is_taken_and_an_unsure_one_goes_up():

