@@ -208,7 +208,8 @@ class Method(Protocol):
     """A procedure that decides the numbers (family `methods`). It knows no file format.
 
     One that learns from calibration items may ask for more of them by `calibration_items: int`, and may have
-    `for_model(model) -> Method`: itself with what the zoo entry knows (the task's loss, what outputs are).
+    `for_model(model) -> Method`: itself with what the zoo entry knows (the task's loss, what outputs are). One that
+    moves weights onto their grid may have `for_backend(backend) -> Method`: itself for that backend's grid.
     """
 
     name: str
@@ -321,6 +322,8 @@ class Backend(Protocol):
         stateful: it can keep a state between calls, as stepwise models need.
         build_modules: modules worth importing once before many builds.
         run_modules: modules that a deployed process would import to run an artifact; `open` may need nothing else.
+        integer_grid: optional: on which grid weights of 4 bits are stored, where it is not the scheme's own: one of
+            `procedures.qat_settings.Grid`, so that training aims at what will be stored.
     """
 
     name: str

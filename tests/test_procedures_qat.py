@@ -233,6 +233,40 @@ def test_for_pytorchs_kernel_torchao_rounds_on_the_grid_of_its_own_quantizer():
     torch.testing.assert_close(again[0].weight, trained[0].weight, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_signed_grid_is_what_onnx_runtime_stores(bits):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    scheme, weight = Scheme(bits, granularity=PerGroup(32)), torch.randn(16, 64, generator=torch.manual_seed(0))
+    graph = onnx.parser.parse_graph("g (float[64, 64] x) => (float[64, 16] y) { y = MatMul(x, w) }")
+    graph.initializer.append(onnx.numpy_helper.from_array(weight.T.numpy().copy(), "w"))
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    quantizer = MatMulNBitsQuantizer(model, bits=bits, block_size=32, is_symmetric=True)
+    quantizer.process()
+
+    session = onnxruntime.InferenceSession(quantizer.model.model.SerializeToString())
+    (stored,) = session.run(None, {"x": np.eye(64, dtype=np.float32)})
+
+    near = layers.rounded(weight, scheme, signed=True)
+    torch.testing.assert_close(torch.from_numpy(stored.T.copy()), near, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layers.rounded(near, scheme, signed=True), near, rtol=1e-5, atol=1e-6)
+    assert (near - layers.rounded(weight, scheme)).abs().max() > 1e-3, "another grid than the scheme's own"
+
+
+def test_a_method_trains_for_the_grid_of_its_backend():
+    from quantkit.catalog import BACKENDS, METHODS
+
+    method = METHODS.get("qat_int4")
+
+    grids = {name: method.for_backend(BACKENDS.get(name)).grid for name in ("coreml", "onnxruntime", "pytorch")}
+
+    assert grids == {"coreml": "scheme", "onnxruntime": "signed", "pytorch": "tinygemm"}
+    noisy = Training(noise=0.5)
+    assert noisy.on("tinygemm") is noisy and noisy.on("signed").grid == "signed", "torchao knows no noise"
+
+
 def test_torchaos_other_grids_are_nobodys():
     """Why those layers are rounded by us.
 
@@ -607,7 +641,7 @@ def test_a_build_gives_training_its_items_and_ranges_the_usual_number():
 
     method, model, settings = Greedy(), Zoo(), Settings(calibration=10)
 
-    prepared = inside.prepare(method, model, items(1).inputs, items(settings.items_for(method)), settings)
+    prepared = inside.prepare(method, model, object(), items(1).inputs, items(settings.items_for(method)), settings)
 
     assert method.told is model and method.given == 50
     assert prepared.calibration.ids == tuple(map(str, range(10))) and len(prepared.calibration.inputs[0]) == 10

@@ -40,6 +40,7 @@ class OnnxRuntime:
         *("torch._dynamo", "torch.onnx", "onnx", "onnxscript", "onnxruntime", "onnxruntime.quantization"),
     )
     run_modules: tuple[str, ...] = ("onnxruntime",)
+    integer_grid: str = "signed"
 
     def unsupported(self, case: Case, model: ModelInfo, scheme: Scheme) -> str | None:
         """Return why ONNX Runtime's quantizers cannot give this scheme on this kind of model, or None."""

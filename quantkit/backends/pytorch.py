@@ -89,6 +89,7 @@ class Pytorch:
     stateful = False
     build_modules = ("quantkit.backends._pytorch_build",)
     run_modules = ("numpy", "torch")
+    integer_grid = "tinygemm"
 
     def unsupported(self, case: Case, model: ModelInfo, scheme: Scheme) -> str | None:
         """Return why this case cannot be done: the scheme, what the model consists of, or no C++ compiler."""

@@ -74,10 +74,12 @@ def build(request: Request, given: Path, folder: Path) -> dict[str, Any]:
     """Prepare and lower the network into `folder`; return the build report."""
     started = time.perf_counter()
     example, calibration = pickle.loads((given / DATA).read_bytes())
-    method = METHODS.get(request.method)
+    method, backend = METHODS.get(request.method), BACKENDS.get(request.backend)
+    if hasattr(method, "for_backend"):
+        method = method.for_backend(backend)
     network = source.network_of(request.subject)
     prepared = method.prepare(network, example, calibration if method.needs_calibration else None)
-    report = BACKENDS.get(request.backend).build(prepared, folder, request.settings.threads)
+    report = backend.build(prepared, folder, request.settings.threads)
     said = save_native(request, folder.parent / NATIVE)
     doubts = calibration_doubts(calibration) if method.needs_calibration and calibration else ()
     report = replace(report, notes=(*report.notes, *said, *doubts))

@@ -66,7 +66,7 @@ class Job:
         copied, said = face.copied(model)
         self.given, self.settings = model, replace(settings, items=None, few_items=False)
         self.fallbacks: list[str] = []
-        self.trained: dict[str, tuple[str, dict[str, Any]]] = {}  # what QAT gave: a job trains for a scheme only once
+        self.trained: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}  # by method and grid: trained only once
         self.items = self._items(model, data, parts or loader.Parts(settings.calibration))
         few = tuple(x[: own.PROBED] for x in self.items.evaluation.inputs)
         self.network, answers, more = face.face(copied, self.items.names, few)

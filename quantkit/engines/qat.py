@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.catalog import METHODS
+from quantkit.catalog import BACKENDS, METHODS
 from quantkit.contracts import Plan
 from quantkit.engines import config
 from quantkit.engines.engine import Engine
@@ -66,10 +66,11 @@ class QATEngine(Engine):
         plan = Plan(METHODS.get(untrained).scheme)
         if self.loss is not None and not job.items.labelled:
             raise CalibrationError("a task's loss needs targets: the loader's batches have none")
-        if untrained in job.trained:
-            return job.trained[untrained]
+        training = self._training(config.FORMATS[framework])
+        if (known := (untrained, training.grid)) in job.trained:
+            return job.trained[known]
         trained = qat.train(
-            job.network, plan, job.items.calibration, self.training,
+            job.network, plan, job.items.calibration, training,
             loss=self.loss, logits=job.info.logits, folder=self.folder, say=LOG.info,
         )  # fmt: skip
         facts: dict[str, Any] = {
@@ -79,5 +80,14 @@ class QATEngine(Engine):
         }
         if not trained.best:
             facts["training_note"] = "no epoch was better than no training: these are the weights as they were"
-        job.trained[untrained] = job.planned(f"QAT to {self.bits} bits", plan, trained.network), facts
-        return job.trained[untrained]
+        job.trained[known] = job.planned(f"QAT to {self.bits} bits", plan, trained.network), facts
+        return job.trained[known]
+
+    def _training(self, backend: str) -> Training:
+        """Return the knobs, for the grid on which the backend stores integers unless another one was asked for."""
+        from quantkit.procedures.qat_settings import Training
+
+        training = self.training or Training()
+        if training.grid != "scheme":
+            return training
+        return training.on(getattr(BACKENDS.get(backend), "integer_grid", "scheme"))

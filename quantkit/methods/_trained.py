@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from quantkit.contracts import Arrays, Model, ModelInfo, Plan, Prepared, Split
+from quantkit.contracts import Arrays, Backend, Model, ModelInfo, Plan, Prepared, Split
 from quantkit.errors import CalibrationError
 from quantkit.files import cache_folder
 from quantkit.methods._uniform import Uniform
 
 if TYPE_CHECKING:
     from quantkit.procedures import qat
+    from quantkit.procedures.qat_settings import Grid
 
 LEAST_STEPS = 32  # an epoch; few items are taken in small batches
 RATES = {"cnn": 1e-3, "transformer": 2e-4, "mixed": 2e-4}  # batch norms bear larger steps than layer norms
@@ -31,6 +32,7 @@ class Trained(Uniform):
         distill: share of the loss that is distance from the full-precision network; the model's own loss has the rest.
         loss: of the task; None distils only.
         logits: whether the network's outputs are class or token scores.
+        grid: on which the backend stores integers (`qat_settings.Training`).
     """
 
     calibration_items: int = 2_000
@@ -41,6 +43,7 @@ class Trained(Uniform):
     freeze_norms_after: int = 2
     loss: Callable[[Any, Any], Any] | None = None
     logits: bool = False  # unknown until a model says so; the squared distance fits any output
+    grid: Grid = "scheme"
 
     @property
     def needs_calibration(self) -> bool:
@@ -62,6 +65,10 @@ class Trained(Uniform):
         rate = RATES.get(model.info.family, self.rate) / self.gentleness
         return replace(self, loss=getattr(model, "loss", None), logits=model.info.logits, rate=rate)
 
+    def for_backend(self, backend: Backend) -> Trained:
+        """Return this method training for the grid on which a backend stores integers."""
+        return replace(self, grid=getattr(backend, "integer_grid", self.grid))
+
     def prepare(self, network, example: Arrays, calibration: Split | None) -> Prepared:
         """Return the trained network, with one scheme for every layer.
 
@@ -81,9 +88,10 @@ class Trained(Uniform):
             batch=batch,
             distill=self.distill,
             freeze_norms_after=self.freeze_norms_after,
+            grid=self.grid,
         )
         plan = Plan(self.scheme)
-        folder = cache_folder() / "trainings"  # one that was cut goes on, and every backend takes the same weights
+        folder = cache_folder() / "trainings"  # one that was cut goes on; backends of one grid share it
         done = qat.train(network, plan, calibration, training, loss=self.loss, logits=self.logits, folder=folder)
         return Prepared(done.network, plan, example, calibration, (_told(done, len(calibration)),))
 

@@ -14,6 +14,7 @@ import numpy as np
 from quantkit.catalog import BACKENDS, DATASETS, METHODS, MODELS, TARGETS
 from quantkit.contracts import (
     Arrays,
+    Backend,
     LayerReport,
     Method,
     Model,
@@ -51,8 +52,9 @@ def build(case: Case, folder: Path, settings: Settings) -> dict[str, Any]:
         doubts = check_calibration(calibration, example=example, evaluation=judged_on)
     if model.info.stepwise:
         example = next(steps(example))
-    prepared = prepare(method, model, example, calibration, settings)
-    report = BACKENDS.get(case.backend).build(prepared, folder, settings.threads)
+    backend = BACKENDS.get(case.backend)
+    prepared = prepare(method, model, backend, example, calibration, settings)
+    report = backend.build(prepared, folder, settings.threads)
     layers, notes = explained(report.layers, prepared.plan), (*report.notes, *prepared.notes, *doubts)
     facts = {"report": asdict(replace(report, layers=layers, notes=notes)), "schemes": schemes_of(prepared.plan)}
     return facts | {"elapsed_s": time.perf_counter() - started}
@@ -74,11 +76,13 @@ def explained(layers: tuple[LayerReport, ...], plan: Plan) -> tuple[LayerReport,
 
 
 def prepare(
-    method: Method, model: Model, example: Arrays, calibration: Split | None, settings: Settings
+    method: Method, model: Model, backend: Backend, example: Arrays, calibration: Split | None, settings: Settings
 ) -> Prepared:  # fmt: skip
     """Return the prepared model; ranges are taken from as many items with one method as with another."""
     if hasattr(method, "for_model"):
         method = method.for_model(model)
+    if hasattr(method, "for_backend"):
+        method = method.for_backend(backend)
     prepared = method.prepare(model.load(), example, calibration)
     if prepared.calibration is None or len(prepared.calibration) <= settings.calibration:
         return prepared

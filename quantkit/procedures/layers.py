@@ -35,10 +35,14 @@ def weights_of(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in own if p.ndim > 1 and p.is_floating_point()}
 
 
-def rounded(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+def rounded(weight: torch.Tensor, scheme: Scheme, *, signed: bool = False) -> torch.Tensor:
     """Return a weight [out, ...] on the grid of a scheme, rounded to nearest; its gradient passes straight through.
 
     Groups run along everything but the first axis; a last group may be smaller.
+
+    Args:
+        signed: of symmetric integers, whether the value farthest from 0 gets the lowest code, whatever its sign, as
+            ONNX Runtime's blocks do: the scale is it / -2^(bits-1), and all 2^bits codes are used.
 
     Raises:
         Unsupported: a format that is not simulated (floats of 4 and 8 bits).
@@ -48,7 +52,7 @@ def rounded(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
     if scheme.format in FLOATS:
         near = weight.detach().to(FLOATS[scheme.format]).to(weight.dtype)
     elif scheme.format == "int":
-        near = _uniform(weight.detach(), scheme)
+        near = _uniform(weight.detach(), scheme, signed)
     elif scheme.format in ("lut", "nf4"):
         near = _book(weight.detach(), scheme)
     else:
@@ -56,9 +60,12 @@ def rounded(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
     return weight + (near - weight).detach()
 
 
-def _uniform(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+def _uniform(weight: torch.Tensor, scheme: Scheme, signed: bool) -> torch.Tensor:
     rows = shared(weight, scheme)
-    if scheme.symmetric:
+    if scheme.symmetric and signed:
+        qmin, qmax = -(2 ** (scheme.bits - 1)), 2 ** (scheme.bits - 1) - 1
+        scale, zero = rows.gather(1, rows.abs().argmax(1, keepdim=True)) / qmin, torch.zeros(())
+    elif scheme.symmetric:
         qmin, qmax = grids.symmetric_range(scheme.bits)
         scale, zero = rows.abs().amax(1, keepdim=True) / qmax, torch.zeros(())
     else:
@@ -66,7 +73,7 @@ def _uniform(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
         low, high = rows.amin(1, keepdim=True).clamp(max=0), rows.amax(1, keepdim=True).clamp(min=0)
         scale = (high - low) / (qmax - qmin)
         zero = torch.round(-low / scale.clamp_min(torch.finfo(scale.dtype).tiny))
-    scale = torch.where(scale > 0, scale, 1.0)
+    scale = torch.where(scale != 0, scale, 1.0)
     return _unshared(((rows / scale).round() + zero).clamp(qmin, qmax).sub(zero) * scale, weight, scheme)
 
 

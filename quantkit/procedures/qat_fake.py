@@ -111,7 +111,7 @@ class Layered:
             module = self.module.get_submodule(name)
             if scheme.activations != "none" and not isinstance(module, nn.Embedding):
                 module.register_forward_pre_hook(self._rounding(name, scheme, ranges.get(name)))
-        tiny = training.grid == "tinygemm"
+        tiny, self._signed = training.grid == "tinygemm", training.grid == "signed"
         theirs = {name: own for name, own in self.schemes.items() if tiny and by_torchao(network, name, own)}
         self._fakes = _torchao_fakes(self.module, theirs)
         self.engine = f"torchao {len(theirs)}, straight-through {len(self.schemes) - len(theirs)} layers"
@@ -129,7 +129,7 @@ class Layered:
             for key, weight in layers.weights_of(self.module.get_submodule(name)).items():
                 same = id(weight), scheme  # a tied weight is rounded once
                 if same not in done:
-                    done[same] = self._noisy(weight, layers.rounded(weight, self._now(scheme)))
+                    done[same] = self._noisy(weight, self._rounded(weight, self._now(scheme)))
                 found[f"{name}.{key}"] = done[same]
         return found
 
@@ -188,7 +188,10 @@ class Layered:
 
     def _near(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         fake = self._fakes.get(name)
-        return fake(weight) if fake is not None else layers.rounded(weight, self.schemes[name])
+        return fake(weight) if fake is not None else self._rounded(weight, self.schemes[name])
+
+    def _rounded(self, weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+        return layers.rounded(weight, scheme, signed=self._signed and scheme.activations == "none")
 
 
 def by_torchao(network: nn.Module, name: str, scheme: Scheme) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from quantkit.errors import InvalidSetting
+
+Grid = Literal["scheme", "tinygemm", "signed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,10 @@ class Training:
         freeze_norms_after: epochs after which batch norms keep their statistics.
         patience: epochs without a better validation loss, counted from the last stage on, after which training ends.
         validation_share: share of the items that is held out to choose the epoch.
-        grid: `scheme` rounds to the plan's own grid. `tinygemm` rounds Linear layers of 4 bits in groups to that of
-            PyTorch's int4 kernel (codes 0..15, a float zero point): train so what goes to the backend `pytorch`.
+        grid: what is stored must be what was trained, and not every backend stores integers as the scheme says.
+            `scheme` rounds to the plan's own grid. `tinygemm` rounds Linear layers of 4 bits in groups to that of
+            PyTorch's int4 kernel (codes 0..15, a float zero point), `signed` weight-only symmetric integers to that
+            of ONNX Runtime's blocks (`layers.rounded` tells).
         engine: of the fake quantization. `auto` takes PT2E for static int8 of all layers and rounds layer by layer
             otherwise; `coreml` takes coremltools' own trainer, which has static int8 only.
         seed: of the split, the order, the noise and dropout.
@@ -61,7 +65,7 @@ class Training:
     freeze_norms_after: int = 2
     patience: int = 4
     validation_share: float = 0.1
-    grid: Literal["scheme", "tinygemm"] = "scheme"
+    grid: Grid = "scheme"
     engine: Literal["auto", "coreml"] = "auto"
     seed: int = 0
     threads: int = 1
@@ -104,6 +108,10 @@ class Training:
         """Return what is quantized in an epoch."""
         begun = [stage for stage in self.schedule if stage.epoch <= epoch]
         return begun[-1] if begun else Stage(0)
+
+    def on(self, grid: Grid) -> Training:
+        """Return the same training for a backend's grid; what torchao cannot simulate keeps the scheme's own."""
+        return self if grid == "tinygemm" and not self.plain else replace(self, grid=grid)
 
     @property
     def whole_from(self) -> int:
