@@ -282,6 +282,25 @@ def test_a_budget_in_seconds_is_kept_by_the_artifact(sim, tmp_path):
     assert found.best.cost == pytest.approx(EMPTY_S + PER_BIT_S * bits) and found.holds
 
 
+@pytest.mark.parametrize(("share", "tried"), [(0.9, True), (0.1, False)])
+def test_a_budget_that_the_forecast_misses_by_little_is_tried(sim, tmp_path, share, tried):
+    """Single layers tell of too small a gain: 4 bits take 2.2 ms and are foretold more; only the artifact knows."""
+    network, items = chain(), data(64, seed=1)
+    units = sensitivity.units(network, items.item(0))
+    timed = timing.seconds(network, items, units, (HALF, EIGHT, FOUR), timing.Bench("sim", "watch", rounds=2))
+    fastest = EMPTY_S + PER_BIT_S * 4 * (256 + 256 + 32)
+    any_ = judged(judge.Required(sqnr_db=-10.0), quality=None, outcomes=None)
+    asked = request(costs=share * timed.values, unit="s", budget=1.001 * fastest, judge=any_)
+
+    if not tried:
+        with pytest.raises(BudgetTooSmall):
+            steps.search(asked, tmp_path)
+        return
+    found = steps.search(asked, tmp_path)
+
+    assert found.best.predicted_cost > asked.budget and found.best.cost == pytest.approx(fastest) and found.holds
+
+
 def test_no_plan_at_all_is_an_error_with_the_smallest_cost(sim, tmp_path):
     with pytest.raises(BudgetTooSmall, match="got at least"):
         steps.search(request(budget=100.0), tmp_path)

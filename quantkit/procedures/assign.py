@@ -97,7 +97,7 @@ def solve(problem: Problem) -> Assignment:
         found = _solve(problem, slack)
         if found is not None and found.cost <= problem.budget:
             return found
-    return describe(problem, _cheapest(problem).tolist())
+    return cheapest(problem)
 
 
 def smallest_cost(problem: Problem) -> float:
@@ -122,8 +122,9 @@ def solve_sparing_transitions(problem: Problem, share: float) -> Assignment:
     return solve(replace(problem, penalty=share * max(free.loss, 0.0))) if share and problem.edges else free
 
 
-def _cheapest(problem: Problem) -> np.ndarray:
-    return np.where(problem.allowed, problem.costs, np.inf).argmin(axis=1)
+def cheapest(problem: Problem) -> Assignment:
+    """Return the assignment of each layer's smallest allowed cost, whatever the budget."""
+    return describe(problem, np.where(problem.allowed, problem.costs, np.inf).argmin(axis=1).tolist())
 
 
 def _solve(problem: Problem, slack: float) -> Assignment | None:

@@ -31,6 +31,7 @@ BEST, WIDEST = "best", "widest"
 NO_PLAN_LEFT = "the budget cannot hold the quality: no plan is left after raising the layers that lose most"
 NONE_WITHIN = "no plan that was built kept the budget, and none that is foretold to is left"
 NEARLY_FLOAT = 0.15  # of the weights; backends refuse below 0.1 of those that they hold
+FORETOLD_OFF = 0.25  # of the budget: so much may a time foretold from single layers be off
 Say = Callable[[str], None]
 
 
@@ -94,7 +95,7 @@ def search(request: Request, folder: Path, say: Say = lambda _: None) -> Outcome
         state_files.write(folder, state)
     while not state.ended:
         try:
-            picked = assign.solve_sparing_transitions(_problem(request, state), request.transition_share)
+            picked = _picked(request, state)
         except BudgetTooSmall:
             if not state.steps:
                 raise
@@ -109,6 +110,25 @@ def search(request: Request, folder: Path, say: Say = lambda _: None) -> Outcome
     state_files.write(folder, state)
     best = None if state.best is None else state.steps[state.best]
     return Outcome(best, folder / BEST, tuple(state.steps), state.ended)
+
+
+def _picked(request: Request, state: State) -> assign.Assignment:
+    """Return the next assignment to try.
+
+    Times are foretold from single layers: where a budget is missed by little, the fastest plan is tried all the same.
+
+    Raises:
+        BudgetTooSmall: no plan is left that keeps the budget.
+    """
+    problem = _problem(request, state)
+    try:
+        return assign.solve_sparing_transitions(problem, request.transition_share)
+    except BudgetTooSmall:
+        fastest = assign.cheapest(problem)
+        over = fastest.cost - problem.budget
+        if state.steps or request.unit == "bytes" or not over <= FORETOLD_OFF * _budget(request, state):
+            raise
+        return fastest
 
 
 def _problem(request: Request, state: State) -> assign.Problem:
