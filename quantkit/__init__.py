@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quantkit.engines.suite import QuantizationBenchmarkSuite
     from quantkit.engines.warn import QuantizationWarning
     from quantkit.errors import CalibrationError, HardwareCompatibilityError, QuantizationError, Unsupported
+    from quantkit.latency.own import compare_latency
 
 _PLACES = {
     "controller": ("QuantizationController",),
@@ -40,6 +41,7 @@ _PLACES = {
     "engines.suite": ("QuantizationBenchmarkSuite",),
     "engines.warn": ("QuantizationWarning",),
     "errors": ("CalibrationError", "HardwareCompatibilityError", "QuantizationError", "Unsupported"),
+    "latency.own": ("compare_latency",),
 }
 _HOME = {name: module for module, names in _PLACES.items() for name in names}
 
@@ -64,6 +66,7 @@ __all__ = [
     "QuantizedModel",
     "Unsupported",
     "analyze",
+    "compare_latency",
     "load",
 ]
 

@@ -11,7 +11,10 @@ import importlib
 import sys
 import traceback
 
-COMMANDS = ("list", "plan", "run", "compare", "gate", "show", "formats", "export", "adapt")
+COMMANDS = (
+    "list", "plan", "run", "compare", "gate", "show", "formats", "export", "adapt", "load", "latency", "selftest",
+    "history",
+)  # fmt: skip
 SUITE = "The suite itself is 'pytest benchmarks' (see its --help, group quantkit)."
 
 

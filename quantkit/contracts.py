@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from quantkit.energy.procedure import Energy
     from quantkit.records import Case, Measurement
     from quantkit.scheme import Scheme
 
@@ -371,7 +372,11 @@ class Backend(Protocol):
 
 
 class Target(Protocol):
-    """Hardware, seen as a clock, a memory counter and a way to wait for work to finish (family `targets`)."""
+    """Hardware, seen as a clock, a memory counter and a way to wait for work to finish (family `targets`).
+
+    One that has memory of its own beside the process's, or is told what it holds, also has `memory() -> state.Memory`
+    (a GPU: `dataclasses.replace(state.memory(), driver_bytes=state.driver_bytes())`).
+    """
 
     name: str
     title: str
@@ -413,6 +418,7 @@ class Observation:
         outcomes: one outcome per item, or None where quality is `none`.
         trials: one record per fresh process.
         untimed: why there are no trials, where there are none on purpose.
+        energy: what one inference used above idle, where a meter is; else `no_energy` says why there is none.
         artifact_bytes: size of all files of the artifact.
     """
 
@@ -425,6 +431,8 @@ class Observation:
     outcomes: np.ndarray | None
     trials: Sequence[Trial]
     untimed: str = ""
+    energy: Energy | None = None
+    no_energy: str = ""
 
 
 @dataclass(frozen=True)
@@ -433,8 +441,13 @@ class Trial:
 
     Args:
         latencies_s: seconds of each call, in the order taken.
-        peak_bytes: largest memory of the process until the end.
-        idle_bytes: memory of the process before the artifact was opened.
+        peak_bytes: largest resident memory of the process until the end, pages that it shares included.
+        idle_bytes: the same before the artifact was opened.
+        own_s: processor seconds that this process used between the two snapshots.
+        before, after: the machine's state (`state.Snapshot` as plain data), before the load (on macOS: before warm-up)
+            and after the last timed call.
+        disturbed: why that time is tainted, a line for each reason.
+        memory: what the process held (`state.Memory` as plain data) when `idle`, `loaded` and `steady` (at the end).
     """
 
     load_s: float
@@ -443,6 +456,11 @@ class Trial:
     latencies_s: tuple[float, ...]
     peak_bytes: int
     idle_bytes: int
+    own_s: float | None = None
+    before: Mapping[str, Any] = field(default_factory=dict)
+    after: Mapping[str, Any] = field(default_factory=dict)
+    disturbed: tuple[str, ...] = ()
+    memory: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
 
 
 class Metric(Protocol):

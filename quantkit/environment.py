@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from quantkit.extras import TABLE, version
+from quantkit.extras import INSTRUMENTS, TABLE, version
 
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimddp", "i8mm", "bf16")
 CORE = ("torch", "torchao", "numpy", "scipy", "quantkit")
@@ -54,7 +54,8 @@ def memory_bytes() -> int:
 def fingerprint() -> dict[str, Any]:
     """Return machine and versions; `id` is equal exactly where timings may be compared."""
     name, features = processor()
-    distributions = sorted({distribution for distribution, _ in TABLE.values()} | set(CORE))
+    deciding = {distribution for distribution, extra in TABLE.values() if extra not in INSTRUMENTS}
+    distributions = sorted(deciding | set(CORE))
     stable: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": name,
@@ -66,3 +67,31 @@ def fingerprint() -> dict[str, Any]:
     }
     identity = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:16]
     return stable | {"kernel": platform.release(), "id": identity}
+
+
+def revision(folder: Path | None = None) -> dict[str, Any]:
+    """Return the git revision of a folder (default: the working directory), or nothing where there is none.
+
+    `commit` is the full hash; `committed` its committer's time, seconds since 1970; `dirty` says whether a tracked file
+    differs from it, so that what was measured is not what the commit holds. Asked once in a process: its code is what
+    was imported, whatever happens to the files later.
+    """
+    return _revision(folder or Path.cwd())
+
+
+@cache
+def _revision(where: Path) -> dict[str, Any]:
+    told = _git(where, "show", "--no-patch", "--format=%H %ct", "HEAD").split()
+    if len(told) != 2:
+        return {}
+    dirty = bool(_git(where, "status", "--porcelain", "--untracked-files=no"))
+    return {"commit": told[0], "committed": int(told[1]), "dirty": dirty}
+
+
+def _git(where: Path, *words: str) -> str:
+    """Return what git says, or nothing where it is missing or refuses."""
+    try:
+        done = subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

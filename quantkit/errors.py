@@ -51,3 +51,7 @@ class NoBaseline(QuantizationError):
 
 class BudgetTooSmall(QuantizationError, ValueError):
     """A budget that no assignment of schemes keeps; the message carries the smallest possible cost."""
+
+
+class ClockStepped(QuantizationError):
+    """A clock that went backwards while something was timed by it: the figures mean nothing."""

@@ -23,7 +23,13 @@ TABLE = {
     "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
     "accelerate": ("accelerate", "bitsandbytes"),
     "tensorflow": ("tensorflow", "tensorflow"),
+    "mlperf_loadgen": ("mlcommons-loadgen", "loadgen"),
+    "zeus_apple_silicon": ("zeus-apple-silicon", "energy"),
+    "pynvml": ("nvidia-ml-py", "energy"),
+    "asv": ("asv", "history"),
 }
+
+INSTRUMENTS = ("loadgen", "energy", "history")  # extras that decide no figure: no part of a fingerprint
 
 
 def missing(extra: str) -> str | None:

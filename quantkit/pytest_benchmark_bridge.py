@@ -1,11 +1,12 @@
 """Hands our timings to pytest-benchmark's fixture, so that its JSON, storage and comparison work on them.
 
-The fixture's `_make_stats` is not public: its version is pinned in pyproject.toml, this is the only place that calls
-it, and a test reads the JSON back.
+The fixture's `_make_stats` and the session's `xdist_benchmark_found` are not public: the version is pinned in
+pyproject.toml, this is the only place that uses them, and tests read the JSON back and look for the warning.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from quantkit.records import Result
@@ -39,3 +40,15 @@ def extra_info(result: Result) -> dict[str, Any]:
         elif name != "latency":
             info[name] = summarize(measurement.values).p50
     return info
+
+
+def no_false_warning(config: Any, items: Iterable[Any], ours: Collection[Any]) -> None:
+    """Keep pytest-benchmark from saying under pytest-xdist that benchmarks are disabled, where all of them are ours.
+
+    Args:
+        items: of the session; `ours` are those that take their time by themselves, alone on the machine.
+    """
+    session = getattr(config, "_benchmarksession", None)
+    others = [item for item in items if "benchmark" in getattr(item, "fixturenames", ()) and item not in ours]
+    if session is not None and not others:
+        session.xdist_benchmark_found = False

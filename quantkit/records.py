@@ -62,6 +62,7 @@ class Result:
     """All about one case.
 
     Args:
+        status: `tainted` means measured while something disturbed the machine; `reason` says what, in how many rounds.
         measurements: by metric name.
         outcomes: one outcome per evaluation item, in item order.
         latencies_s: seconds of each timed call, one tuple per fresh process, in the order of the rounds.
@@ -86,6 +87,11 @@ class Result:
     fingerprint: dict[str, Any] = field(default_factory=dict)
     elapsed_s: dict[str, float] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
+
+    @property
+    def measured(self) -> bool:
+        """Whether it has figures. Those of a `tainted` result are kept; its speed is not judged, its quality is."""
+        return self.status in ("ok", "tainted")
 
     def to_json(self) -> str:
         """Return the record as JSON; `from_json` gives back an equal one."""

@@ -9,6 +9,7 @@ class Unit(StrEnum):
     SECOND = "s"
     BYTE = "B"
     PER_SECOND = "1/s"
+    JOULE = "J"
     DECIBEL = "dB"
     BIT = "bit"
     NAT = "nat"

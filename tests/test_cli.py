@@ -121,7 +121,7 @@ def test_gate_against_another_run(capsys, stored, home):
     older.add(result("bad", right=1_900))
 
     assert cli.main(["gate", "--baseline", str(home / "older.db")]) == 1
-    assert "m-bad-b-cpu: regression" in capsys.readouterr().out
+    assert "m-bad-b-cpu: quality: regression" in capsys.readouterr().out
 
 
 def test_compare_two_stored_cases(capsys, stored):
@@ -149,4 +149,4 @@ def test_a_failed_case_keeps_the_gate_undecided(capsys, stored):
     stored.add(Result(Case("m", "bad", "b", "cpu"), "failed", "crashed"))
 
     assert cli.main(["gate"]) == 3
-    assert "1 cases failed" in capsys.readouterr().out
+    assert "m-bad-b-cpu: run: refused: failed: crashed" in capsys.readouterr().out

@@ -1,11 +1,13 @@
-"""From stored results to words: verdicts, the gate's exit status, the table."""
+"""From stored results to words: verdicts and the table."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from quantkit.conclude.compare import against, checked_margin, comparisons, pair_of
-from quantkit.conclude.gate import gate
+from quantkit.conclude.compare import checked_margin, comparisons, pair_of
 from quantkit.conclude.report import table
+from quantkit.conclude.wording import state_lines
 from quantkit.errors import InvalidSetting, NoBaseline
 from quantkit.records import Case, Measurement, Result
 from quantkit.units import Unit
@@ -90,36 +92,6 @@ def test_items_that_are_not_the_same_are_not_paired(changes, reason):
     assert reason in pair.reason
 
 
-@pytest.mark.parametrize(
-    ("rights", "failed", "verdict", "status"),
-    [
-        ([1_900, 1_899], 0, "pass", 0),
-        ([1_900, 1_700], 0, "regression", 1),
-        ([1_900, 1_882], 0, "inconclusive", 3),
-        ([1_882, 1_700], 0, "regression", 1),
-        ([1_900], 1, "inconclusive", 3),
-        ([], 0, "nothing", 3),
-    ],
-)
-def test_the_gate_says_one_word(rights, failed, verdict, status):
-    family = [result("fp32", right=1_900), *(result(f"x{i}", right=right) for i, right in enumerate(rights))]
-
-    decided = gate(comparisons(family), failed)
-
-    assert (decided.verdict, decided.exit_status) == (verdict, status)
-    assert decided.lines
-
-
-def test_a_gate_never_passes_what_it_cannot_judge():
-    """One case kept its quality, the other was measured on other items: that is not a pass."""
-    family = [result("fp32", right=1_900), result("good", right=1_900), result("other", right=900, of=1_000)]
-
-    decided = gate(comparisons(family))
-
-    assert (decided.verdict, decided.exit_status) == ("inconclusive", 3)
-    assert "cannot be paired" in decided.lines[0]
-
-
 def test_a_case_is_not_judged_against_another_baseline():
     """Full precision was measured again with other weights: the old candidate has nothing to do with it."""
     newer = result("fp32", right=1_900)
@@ -144,15 +116,6 @@ def test_one_round_gives_no_interval_and_no_traceback():
 def test_a_margin_that_makes_no_sense_is_refused(margin):
     with pytest.raises(InvalidSetting, match="between 0 and 1"):
         checked_margin(margin)
-
-
-def test_an_older_run_is_a_baseline_case_by_case():
-    """The same case lost ten points since: a regression, whatever full precision does."""
-    (pair,) = against([result(right=1_700)], [result("fp32"), result(right=1_900)])
-
-    assert pair.verdict == "regression"
-    with pytest.raises(NoBaseline, match="none of these cases"):
-        against([result()], [result("other")])
 
 
 def test_any_two_cases_of_one_model_compare():
@@ -185,3 +148,28 @@ def test_p99_needs_a_hundred_values():
 
     assert "1.99" in row[0]
     assert "1.99" not in row[1]
+
+
+def test_a_tainted_result_keeps_its_figures_and_its_quality_and_loses_its_speed():
+    """Twice as fast, but another process ran meanwhile: quality passes, nothing is said of speed."""
+    tainted = {"status": "tainted", "reason": "other processes used 0.97 cores (limit 0.25); 2 of 7 rounds"}
+
+    results = [result("fp32", right=1_900), result(right=1_900, **tainted)]
+    (pair,) = comparisons(results)
+
+    assert (pair.verdict, pair.speed) == ("pass", "inconclusive")
+    assert pair.speedup.value == pytest.approx(2, rel=0.01)
+    assert pair.speed_reason == f"tainted: {tainted['reason']}"
+    assert f"int8_static b: tainted: {tainted['reason']}" in table(results)
+    assert "~2.0" in table(results)
+    assert state_lines(results)[0].startswith("1 of 2 timed results are tainted")
+    assert pair_of(results[1], results[0]).speed == "inconclusive"
+
+
+def test_conditions_that_held_are_said_once():
+    held = {"state": {"conditions": ["on battery power", "niceness 10"]}}
+    results = [result("fp32"), result()]
+    results = [replace(one, context=one.context | held) for one in results]
+
+    assert state_lines(results) == ["the machine while timing: on battery power, niceness 10"]
+    assert state_lines([result()]) == []

@@ -170,7 +170,7 @@ def test_kill_9_in_the_middle_continues_where_it_was(plugins, home):
     command += ["--methods", "int8_static", "--rounds", "40", "--items", "50"]
     first = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=home)
     store = None
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while time.monotonic() < end:
         time.sleep(0.05)
         store = Store(home / "results.db")

@@ -52,6 +52,30 @@ def test_the_newest_result_of_a_case_is_the_current_one(tmp_path):
     assert store.find("old").key == "old"
 
 
+def test_a_result_that_was_taken_again_is_the_current_one_until_the_next_is_measured(tmp_path):
+    """Code that was changed and changed back: the first result counts again, not the one of the changed code."""
+    store = Store(tmp_path / "results.db")
+    for key, reason in (("a", "first"), ("b", "changed")):
+        store.add(result(key=key, reason=reason))
+
+    store.take(["a"])
+    taken = [found.reason for found in store.newest()]
+    store.add(result(key="c", reason="later"))
+
+    assert taken == ["first"]
+    assert [found.reason for found in Store(tmp_path / "results.db", write=False).newest()] == ["later"]
+    assert [found.reason for found in store.every()] == ["first", "changed", "later"]
+
+
+def test_a_file_from_before_results_were_taken_is_read(tmp_path):
+    store = Store(tmp_path / "results.db")
+    store.add(result())
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("DROP TABLE taken")
+
+    assert len(Store(store.path, write=False).newest()) == 1
+
+
 def test_a_changed_row_is_noticed(tmp_path):
     store = Store(tmp_path / "r.db")
     store.add(result())

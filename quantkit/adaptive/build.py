@@ -25,9 +25,9 @@ from quantkit.adaptive.session import AdaptiveSession, Rules
 from quantkit.catalog import BACKENDS, DATASETS, METHODS, MODELS, TARGETS
 from quantkit.contracts import Arrays, Model, Session, Split, Target
 from quantkit.errors import InvalidSetting, Unsupported
+from quantkit.pipeline import artifact as pipeline_artifact
 from quantkit.pipeline import inside, keys
 from quantkit.pipeline.cache import Entry, digest, obtain, source_hash
-from quantkit.pipeline.isolate import Workshop
 from quantkit.pipeline.plan import unsupported
 from quantkit.pipeline.settings import Settings, cache_folder
 from quantkit.records import Case
@@ -78,26 +78,21 @@ def batched(case: Case, folder: Path, settings: Settings, size: int) -> dict[str
 
 
 def artifact(case: Case, settings: Settings, say: Say, *, size: int = 1) -> Entry:
-    """Return the artifact of a case from the cache, or build it first in a process of its own.
+    """Return the artifact of a case for batches of `size` from the cache, or build it first in a process of its own.
 
     Raises:
         Unsupported: the case cannot run here, or cannot be batched.
     """
-    if reason := unsupported(case) or (unbatched(case) if size > 1 else None):
+    if size == 1:
+        return pipeline_artifact.artifact(case, settings, say)
+    if reason := unsupported(case) or unbatched(case):
         raise Unsupported(f"{case.id}: {reason}")
 
     def make(folder: Path) -> dict[str, Any]:
-        modules = "quantkit.pipeline.inside", *BACKENDS.get(case.backend).build_modules
-        say(f"building  {case.id}" + (f" for batches of {size}" if size > 1 else ""))
-        compiler_cache = {"TORCHINDUCTOR_CACHE_DIR": str(cache_folder() / "inductor")}
-        with Workshop(modules, compiler_cache) as shop:
-            if size == 1:
-                return shop.call("quantkit.pipeline.inside:build", case, folder, settings, limits=settings.limits)
-            return shop.call("quantkit.adaptive.build:batched", case, folder, settings, size, limits=settings.limits)
+        say(f"building  {case.id} for batches of {size}")
+        return pipeline_artifact.built(case, "quantkit.adaptive.build:batched", folder, settings, settings, size)
 
-    key = keys.artifact_key(case, settings)
-    if size > 1:
-        key = digest([key, size, source_hash(Path(__file__))])
+    key = digest([keys.artifact_key(case, settings), size, source_hash(Path(__file__))])
     return obtain(cache_folder() / "artifacts", key, make, say)
 
 

@@ -33,6 +33,9 @@ def run(options: argparse.Namespace) -> int:
     if pair.retention:
         for line in details(pair.retention):
             print(f"           {line}")
-    timed = f"{speedup(pair)} times as fast: {pair.speed}" if pair.speedup else f"unavailable: {pair.speed_reason}"
+    doubt = f" ({pair.speed_reason})" if pair.speed_reason else ""
+    timed = (
+        f"{speedup(pair)} times as fast: {pair.speed}{doubt}" if pair.speedup else f"unavailable: {pair.speed_reason}"
+    )
     print(f"  speed:   {timed}")
     return 0

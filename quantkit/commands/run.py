@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 
 from quantkit.commands import _common
 
@@ -20,6 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", type=int, metavar="N", help="evaluation items")
     parser.add_argument("--few-items", action="store_true", help="each data set's own small number, as profile fast")
     parser.add_argument("--rounds", type=int, metavar="N", help="fresh processes per case; 0: no timing")
+    parser.add_argument("--reruns", type=int, metavar="N", help="disturbed rounds that may be timed again")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of one session (default: 1)")
     parser.add_argument(
         "--time-limit", type=float, metavar="S", help="seconds that one process may take (default: 600)"
@@ -30,6 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it; return the exit status."""
     from quantkit.conclude.report import table
+    from quantkit.conclude.wording import state_lines
     from quantkit.pipeline.crew import Crew
     from quantkit.pipeline.execute import Run, execute, store_refusals
     from quantkit.pipeline.plan import left_out
@@ -37,24 +40,24 @@ def run(options: argparse.Namespace) -> int:
     from quantkit.pipeline.store import Store
 
     cells = _common.matrix(options)
-    changes = {name: getattr(options, name) for name in ("items", "rounds", "threads")}
-    changes["few_items"] = options.few_items or None
-    changes |= {"time_limit_s": options.time_limit, "memory_limit_bytes": Settings.bytes_of(options.memory_limit)}
+    changes = {name: getattr(options, name) for name in ("items", "rounds", "reruns", "threads")}
+    changes |= {"few_items": options.few_items or None, "time_limit_s": options.time_limit}
+    changes["memory_limit_bytes"] = Settings.bytes_of(options.memory_limit)
     settings = Settings.of(options.profile, **changes)
     store = Store(options.results or results_file())
-    for cell in cells:
-        if cell.reason:
-            print(f"skip      {cell.case.id}: {cell.reason}", file=sys.stderr)
+    for cell in (cell for cell in cells if cell.reason):
+        print(f"skip      {cell.case.id}: {cell.reason}", file=sys.stderr)
     words = ",".join(filter(None, (options.targets, options.backends))).split(",")
     out = {cell.case for cell in cells if settings.rounds and left_out(cell, words)}
     if out:
         print(f"{len(out)} cases cannot be timed here and are left out: name their target or backend", file=sys.stderr)
     store_refusals(cells, store)
-    with Crew() as crew:
-        run = Run(settings, store, crew, lambda line: print(line, file=sys.stderr, flush=True), fresh=options.fresh)
+    say = partial(print, file=sys.stderr, flush=True)
+    with Crew(say=say) as crew:
+        run = Run(settings, store, crew, say, fresh=options.fresh)
         results = execute([cell.case for cell in cells if not cell.reason and cell.case not in out], run)
     if results:
         print(table(results))
-        print(f"\nresults: {store.path}")
-    statuses = {result.status for result in results}
-    return 1 if "failed" in statuses else 0 if "ok" in statuses else 3
+        print("\n".join(["", *state_lines(results), f"results: {store.path}"]))
+    failed = any(result.status == "failed" for result in results)
+    return 1 if failed else 0 if any(result.measured for result in results) else 3

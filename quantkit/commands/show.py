@@ -23,6 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it; return the exit status."""
     from quantkit.conclude.report import table
+    from quantkit.conclude.wording import state_lines
 
     results = _common.stored(options)
     if options.case:
@@ -31,4 +32,5 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps([json.loads(result.to_json()) for result in results]))
     else:
         print(table(results, style="github" if options.format == "markdown" else "simple"))
+        print("".join(f"\n{line}" for line in state_lines(results)))
     return 0 if results else 3

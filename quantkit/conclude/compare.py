@@ -21,7 +21,7 @@ Verdict = Literal["pass", "regression", "inconclusive", "unavailable"]
 DRIFT = 0.015  # relative, between whole runs of one machine (see docs/decisions/0003)
 FLOOR = 0.03  # relative; a smaller change of speed is never called one (see docs/decisions/0003)
 
-NOT_THERE = "the baseline run does not have this case: measure it there too"
+NO_BASELINE = "no baseline was measured on this backend: measure full precision there too (the method fp32)"
 OTHER = "it was measured against another baseline (other weights, versions or settings): run it again"
 
 
@@ -74,29 +74,10 @@ def comparisons(
     """
     compared: list[Comparison] = []
     for family in families(results):
-        candidates = [result for result in family if result.status == "ok" and not result.context.get("baseline")]
+        candidates = [result for result in family if result.measured and not result.context.get("baseline")]
         level = simultaneous(confidence, max(1, len(candidates)))
         pairs = [_pair(result, _baseline_in(family, result), margin, alpha, level) for result in candidates]
         compared += adjusted(pairs, alpha)
-    return compared
-
-
-def against(
-    results: Iterable[Result], baseline: Iterable[Result], *, margin: float | None = None, alpha: float = 0.05
-) -> list[Comparison]:
-    """Return every result compared with the same case of an older run: quality only, item by item.
-
-    Raises:
-        NoBaseline: the two runs have no case in common.
-    """
-    older = {result.case: result for result in baseline if result.status == "ok"}
-    measured = [result for result in results if result.status == "ok"]
-    if not any(result.case in older for result in measured):
-        raise NoBaseline("the baseline has none of these cases: measure it with the same models, methods and backends")
-    compared: list[Comparison] = []
-    for family in families(measured):
-        pairs = [Comparison(result, older.get(result.case), "unavailable", NOT_THERE) for result in family]
-        compared += adjusted([retained(pair, margin, alpha) if pair.baseline else pair for pair in pairs], alpha)
     return compared
 
 
@@ -109,7 +90,7 @@ def pair_of(candidate: Result, baseline: Result, *, margin: float | None = None,
         NoBaseline: one of them was not measured, or they are of different models.
     """
     for result in (candidate, baseline):
-        if result.status != "ok":
+        if not result.measured:
             raise NoBaseline(f"{result.case.id} has no measurement ({result.status}: {result.reason}): run it again")
     if candidate.case.model != baseline.case.model:
         raise NoBaseline(
@@ -143,7 +124,7 @@ def retained(pair: Comparison, margin: float | None, alpha: float) -> Comparison
     try:
         retention = compare(baseline.outcomes, candidate.outcomes, **how)
     except ValueError as error:
-        return replace(pair, reason=str(error))
+        return replace(pair, reason=f"a stored outcome cannot be used ({error}): measure it again (--fresh)")
     return replace(pair, retention=retention, verdict=retention.verdict, reason="")
 
 
@@ -162,13 +143,13 @@ def adjusted(pairs: list[Comparison], alpha: float) -> list[Comparison]:
 
 def _baseline_in(family: Sequence[Result], candidate: Result) -> Result | None:
     for result in family:
-        if result.context.get("baseline") and result.status == "ok" and result.case.backend == candidate.case.backend:
+        if result.context.get("baseline") and result.measured and result.case.backend == candidate.case.backend:
             return result
     return None
 
 
 def _pair(result: Result, baseline: Result | None, margin: float | None, alpha: float, level: float) -> Comparison:
-    pair = Comparison(result, baseline, "unavailable", "" if baseline else "no baseline was measured on this backend")
+    pair = Comparison(result, baseline, "unavailable", "" if baseline else NO_BASELINE)
     if baseline and result.context.get("baseline_key") != baseline.context["answers"]:
         return replace(pair, reason=OTHER)
     if result.latencies_s and result.reference_latencies_s:
@@ -179,6 +160,8 @@ def _pair(result: Result, baseline: Result | None, margin: float | None, alpha: 
         except ValueError as error:
             return retained(replace(pair, speed_reason=str(error)), margin, alpha) if baseline else pair
         pair = replace(pair, speedup=estimate, speed=speed_verdict(estimate, FLOOR))
+        if result.status == "tainted":  # the figures are kept; nothing is concluded from them
+            pair = replace(pair, speed="inconclusive", speed_reason=f"tainted: {result.reason}")
     elif result.context.get("untimed"):
         pair = replace(pair, speed_reason=result.context["untimed"])
     return retained(pair, margin, alpha) if baseline else pair

@@ -75,7 +75,7 @@ def document(results: Sequence[Result], models: Sequence[str] = (), *, command: 
     )
     always = refused_always(chosen)
     page.bullets("Refused for every model:", told(always))
-    stored = {(r.case.backend, r.case.method) for r in chosen if r.status == "ok"}
+    stored = {(r.case.backend, r.case.method) for r in chosen if r.measured}
     for _, group in groupby(chosen, key=lambda result: result.case.model):
         add_model(page, list(group), stored, always)
     return page.text()
@@ -99,7 +99,7 @@ def _origin(results: Sequence[Result], command: str) -> str:
     counted = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
     days = sorted(result.created[:10] for result in results if result.created)
     when = f", measured {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
-    profiles = sorted({result.context["profile"] for result in results if result.status == "ok"})
+    profiles = sorted({result.context["profile"] for result in results if result.measured})
     how = f", profile {' and '.join(profiles)}" if profiles else ""
     text = f"Written by '{command}' from {len(results)} stored results ({counted}){when}{how}. "
     return text + (
@@ -112,7 +112,7 @@ def rows_of(results: Iterable[Result]) -> list[Row]:
     """Return a row for each artifact and executor, by format, baselines first; equal answers share a row."""
     shared: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
-        if result.status == "ok":
+        if result.measured:
             case = result.case
             shared.setdefault((case.backend, case.method, result.context["answers"]), []).append(result)
     rows = []

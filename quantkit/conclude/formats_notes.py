@@ -83,7 +83,7 @@ def missing(results: Sequence[Result], elsewhere: set[Cell], always: Collection[
     """
     shared: dict[str, dict[Cell, list[str]]] = {}
     for result in results:
-        if result.status != "ok" and general(result) not in always:
+        if not result.measured and general(result) not in always:
             cells = shared.setdefault(general(result)[2], {})
             cells.setdefault((result.case.backend, result.case.method), []).append(result.case.target)
     lines = []

@@ -30,16 +30,19 @@ def table(results: Sequence[Result], *, margin: float | None = None, style: str 
 
 
 def _block(family: list[Result], pairs: dict[Any, Comparison], style: str) -> str:
-    measured = [result for result in family if result.status == "ok"]
+    measured = [result for result in family if result.measured]
     text = _title(family[0], measured)
     if measured:
-        rows = [_row(result, pairs.get(result.case)) for result in measured]
+        rows, headers = [_row(result, pairs.get(result.case)) for result in measured], list(HEADERS)
+        if any(wording.measured(result, "energy") for result in measured):  # few machines have a counter
+            rows = [[*row, wording.energy(result)] for row, result in zip(rows, measured, strict=True)]
+            headers.append("mJ [interval]")
         text += "\n" + tabulate(
             rows,
-            HEADERS,
+            headers,
             tablefmt=style,
             disable_numparse=True,
-            colalign=("left", "left", *["right"] * (len(HEADERS) - 2)),
+            colalign=("left", "left", *["right"] * (len(headers) - 2)),
         )
     return "\n".join([text, *_notes(family, pairs)])
 
@@ -89,7 +92,7 @@ def _notes(family: list[Result], pairs: dict[Any, Comparison]) -> list[str]:
             refused.setdefault(result.reason, []).append(name.strip())
         elif result.status != "ok":
             notes.append(f"{name}: {result.status}: {result.reason}")
-        elif pair is not None and pair.verdict != "pass":
+        if result.measured and pair is not None and pair.verdict != "pass":
             notes.append(f"{name}: {wording.explain(pair)}")
         left = [] if result.context.get("baseline") else result.context.get("left_in_float", [])
         if left:

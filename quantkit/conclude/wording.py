@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from quantkit.conclude.compare import Comparison
 from quantkit.records import Measurement, Result
+from quantkit.stats.mean import mean_interval
 from quantkit.stats.retention import Retention
 from quantkit.stats.summary import summarize
+
+
+def state_lines(results: Sequence[Result]) -> list[str]:
+    """Return what the machine's state says of these results: how many are tainted, and what held all the time."""
+    tainted, timed = sum(r.status == "tainted" for r in results), sum(bool(r.latencies_s) for r in results)
+    lines = []
+    if tainted:
+        lines.append(
+            f"{tainted} of {timed} timed results are tainted: the machine was disturbed, so their speed is not judged; "
+            "the same command times them again (QUANTKIT_DISTURBED=keep takes them as they are)"
+        )
+    held = [line for result in results for line in result.context.get("state", {}).get("conditions", ())]
+    if held:
+        lines.append(f"the machine while timing: {', '.join(dict.fromkeys(held))}")
+    return lines
 
 
 def measured(result: Result, metric: str) -> Measurement | None:
@@ -31,6 +49,15 @@ def percentile(result: Result, name: str) -> str:
     found = measured(result, "latency")
     value = getattr(summarize(found.values), name) if found else None
     return f"{value * 1e3:.2f}" if value is not None else "–"
+
+
+def energy(result: Result) -> str:
+    """Return millijoules of one inference with their interval, e.g. `12.1 [11.9, 12.3]`; a dash where none are."""
+    found = measured(result, "energy")
+    if found is None:
+        return "–"
+    e = mean_interval(found.values)
+    return f"{e.value * 1e3:.3g} [{e.low * 1e3:.3g}, {e.high * 1e3:.3g}]"
 
 
 def speedup(pair: Comparison) -> str:

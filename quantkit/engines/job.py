@@ -99,7 +99,7 @@ class Job:
             file = own.model_file(folder, self.network, self.items, self._answers, data)
             self.model, self._folder = self._lend(stack, MODELS, file), folder
             places = [str(folder), *filter(None, [os.environ.get(VARIABLE)])]
-            self._crew = stack.enter_context(Crew(1, {VARIABLE: os.pathsep.join(places)}))
+            self._crew = stack.enter_context(Crew(1, {VARIABLE: os.pathsep.join(places)}, say=LOG.info))
             self.run = execute.Run(self.settings, Store(cache_folder() / "own" / "results.db"), self._crew, LOG.info)
             self._open = stack.pop_all()
         return self

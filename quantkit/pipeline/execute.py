@@ -9,30 +9,40 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from quantkit.environment import fingerprint
+from quantkit import errors
+from quantkit.environment import fingerprint, revision
 from quantkit.errors import QuantizationError, StorageError, Unsupported
 from quantkit.pipeline import keys, result
 from quantkit.pipeline.arm import Arm
-from quantkit.pipeline.cache import digest, obtain
+from quantkit.pipeline.cache import Entry, digest, obtain
 from quantkit.pipeline.crew import Crew, alone
+from quantkit.pipeline.energy import measure_energy
 from quantkit.pipeline.plan import Planned, baseline_of, unsupported, untimed
 from quantkit.pipeline.settings import Settings, cache_folder
 from quantkit.pipeline.store import Store
+from quantkit.pipeline.taint import Rounds, watched
 from quantkit.records import Case, Result
+from quantkit.state import snapshot
 
 Say = Callable[[str], None]
+ORIGINAL = "original in PyTorch"
 
 
 @dataclass
 class Run:
-    """All that one invocation shares. `fresh` measures again what is stored already."""
+    """All that one invocation shares.
+
+    Args:
+        fresh: measure again what is stored already.
+        watch: run disturbed rounds again and say what stays disturbed; QUANTKIT_DISTURBED decides.
+    """
 
     settings: Settings
     store: Store
@@ -40,13 +50,18 @@ class Run:
     say: Say
     fresh: bool = False
     cache: Path = field(default_factory=cache_folder)
+    watch: bool = field(default_factory=watched)
 
 
 def execute(cases: Iterable[Case], run: Run) -> list[Result]:
     """Return a result for every case and for the baselines they need; what is stored is not measured again."""
+    return [found for group in groups(cases) for found in execute_group(group, run)]
+
+
+def groups(cases: Iterable[Case]) -> list[list[Case]]:
+    """Return the cases of each model on each target."""
     ordered = sorted(cases, key=lambda case: (case.model, case.target))
-    groups = [list(group) for _, group in groupby(ordered, key=lambda case: (case.model, case.target))]
-    return [found for group in groups for found in execute_group(group, run)]
+    return [list(group) for _, group in groupby(ordered, key=lambda case: (case.model, case.target))]
 
 
 def execute_group(cases: list[Case], run: Run) -> list[Result]:
@@ -58,11 +73,15 @@ def execute_group(cases: list[Case], run: Run) -> list[Result]:
 
     run.crew.each([original, *arms.values()] if arms else [], lambda arm: (ask if arm is original else build)(arm, run))
     run.crew.each(going(arms), lambda arm: answer(arm, run))
-    rounds = race([arm for arm in going(arms) if not arm.untimed], run)
+    timed = [arm for arm in going(arms) if not arm.untimed]
+    with run.crew.alone(f"time {original.case.model} on {original.case.target}") if timed else nullcontext():
+        rounds = race(timed, run)
+        measure_energy(going(arms), run)
 
-    for arm in arms.values():
-        stored[arm.case] = conclude(arm, original, arms.get(baseline_of(arm.case)), run)
-        run.store.add(stored[arm.case])
+    with run.crew.shared("compute the figures") if arms else nullcontext():
+        for arm in arms.values():
+            stored[arm.case] = conclude(arm, original, arms.get(baseline_of(arm.case)), run)
+            run.store.add(stored[arm.case])
     run.store.drop_parts(rounds)
     return [stored[case] for case in wanted]
 
@@ -87,6 +106,7 @@ def stored_results(cases: list[Case], run: Run) -> dict[Case, Result]:
     for case in [case for case in kept if baseline_of(case) in cases and baseline_of(case) != case]:
         if kept[case].context.get("baseline_key") != keys.evaluation_key(baseline_of(case), run.settings):
             del kept[case]
+    run.store.take(result.key for result in kept.values())
     return kept
 
 
@@ -113,8 +133,7 @@ def ask(original: Arm, run: Run) -> None:
     def make(folder: Path) -> dict[str, Any]:
         return run.crew.call("original", case.backend, case, folder, settings, limits=settings.limits)
 
-    with noting_the_end(original, run, "original in PyTorch"):
-        original.answered = obtain(run.cache / "answers", keys.original_key(case.model, settings), make, run.say)
+    original.answered = once(original, run, ORIGINAL, keys.original_key(case.model, settings), make)
 
 
 def build(arm: Arm, run: Run) -> None:
@@ -124,10 +143,9 @@ def build(arm: Arm, run: Run) -> None:
     def make(folder: Path) -> dict[str, Any]:
         return run.crew.call("build", case.backend, case, folder, settings, limits=settings.limits)
 
-    with noting_the_end(arm, run, "build"):
-        arm.built = obtain(run.cache / "artifacts", keys.artifact_key(case, settings), make, run.say)
-        if not arm.built.cached:
-            run.say(f"built     {case.id} in {arm.built.facts['elapsed_s']:.1f} s")
+    arm.built = once(arm, run, "build", keys.artifact_key(case, settings), make)
+    if arm.built and not arm.built.cached:
+        run.say(f"built     {case.id} in {arm.built.facts['elapsed_s']:.1f} s")
 
 
 def answer(arm: Arm, run: Run) -> None:
@@ -139,16 +157,32 @@ def answer(arm: Arm, run: Run) -> None:
     def make(folder: Path) -> dict[str, Any]:
         return run.crew.call("evaluate", case.backend, case, artifact, folder, settings, limits=settings.limits)
 
-    with noting_the_end(arm, run, "evaluation"):
-        arm.answered = obtain(run.cache / "answers", keys.evaluation_key(case, settings), make, run.say)
-        if not arm.answered.cached:
-            run.say(
-                f"evaluated {case.id} on {arm.answered.facts['items']} items in {arm.answered.facts['elapsed_s']:.1f} s"
-            )
+    arm.answered = once(arm, run, "evaluation", keys.evaluation_key(case, settings), make)
+    if arm.answered and not arm.answered.cached:
+        run.say(
+            f"evaluated {case.id} on {arm.answered.facts['items']} items in {arm.answered.facts['elapsed_s']:.1f} s"
+        )
+
+
+def once(arm: Arm, run: Run, phase: str, key: str, make: Callable[[Path], dict[str, Any]]) -> Entry | None:
+    """Return what a phase makes, or None where the arm ends at it; one process of a run does it, or sees it end."""
+    folder = run.cache / ("artifacts" if phase == "build" else "answers")
+    with run.crew.board.claim(key):
+        for note in run.crew.board.notes("ended"):
+            if note["key"] == key:
+                arm.ended = getattr(errors, note["error"])(note["message"])
+                return None
+        with noting_the_end(arm, run, phase):
+            return obtain(folder, key, make, run.say)
+        if arm.ended is not None and not run.crew.closed:
+            run.crew.board.note("ended", key=key, error=type(arm.ended).__name__, message=str(arm.ended))
+    return None
 
 
 def race(arms: list[Arm], run: Run) -> str:
     """Time the arms in interleaved rounds, each trial in a fresh process; a finished round survives an interruption.
+
+    A round that the machine's state taints is run again at the end, as often as the settings allow.
 
     Returns the key under which finished rounds are kept until their results are stored.
     """
@@ -156,16 +190,21 @@ def race(arms: list[Arm], run: Run) -> str:
     names = {arm.case.id for arm in arms}
     kept = {number: trials for number, trials in run.store.parts(key).items() if names <= set(trials)}
     order, started = random.Random(run.settings.seed), time.monotonic()
-    for number in range(run.settings.rounds if arms else 0):
+    machine = snapshot() if arms else None
+    rounds = Rounds(run.settings.rounds if arms else 0, run.settings.reruns if run.watch else 0)
+    for number in rounds:
         order.shuffle(arms)
-        trials = kept.get(str(number)) or one_round(arms, run)
-        for arm in arms:
-            if arm.ended is None:
-                arm.trials.append(trials[arm.case.id])
-        if str(number) not in kept:
-            run.store.keep_part(key, str(number), trials)
+        stored = kept.pop(str(number), None)
+        again = rounds.add(number, stored or one_round(arms, run))
+        if not stored:
+            run.store.keep_part(key, str(number), rounds.trials[number])
         seconds = time.monotonic() - started
         run.say(f"timed     {arms[0].case.model}: round {number + 1}/{run.settings.rounds}, {seconds:.0f} s")
+        if again:
+            run.say(f"disturbed {arms[0].case.model}: {again}")
+    for arm in (arm for arm in arms if arm.ended is None):
+        arm.trials = [rounds.trials[number][arm.case.id] for number in range(run.settings.rounds)]
+        arm.reruns, arm.machine = rounds.reruns, machine
     return key
 
 
@@ -206,4 +245,5 @@ def conclude(arm: Arm, original: Arm, baseline: Arm | None, run: Run) -> Result:
             done = result.assemble(arm, original, reference, run.settings)
     if arm.ended is not None:
         done = Result(arm.case, "unsupported" if isinstance(arm.ended, Unsupported) else "failed", str(arm.ended))
-    return replace(done, key=keys.result_key(arm.case, run.settings), created=_now(), fingerprint=fingerprint())
+    told = fingerprint() | {"revision": revision()}  # not part of its id: the same code is measured at many commits
+    return replace(done, key=keys.result_key(arm.case, run.settings), created=_now(), fingerprint=told)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import gc
 import importlib
 import os
 import signal
@@ -104,6 +105,8 @@ def main() -> None:
     for module in sys.argv[2:]:
         with contextlib.suppress(Exception):  # the job that needs it imports it again, and says what is wrong
             importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # a fork's collector must not write to the host's objects: each page would become the fork's own memory
     connection.send(("ready", os.getpid()))
     while True:
         try:

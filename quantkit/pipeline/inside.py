@@ -1,8 +1,8 @@
-"""What happens inside a case's own process: build the artifact, answer every item, or run one timed trial."""
+"""What happens inside a case's own process: build the artifact, or answer every item (`trial.py` times it)."""
 
 from __future__ import annotations
 
-import gc
+import hashlib
 import time
 from dataclasses import asdict, replace
 from itertools import islice
@@ -23,7 +23,6 @@ from quantkit.contracts import (
     Session,
     Split,
     Target,
-    Trial,
     steps,
 )
 from quantkit.errors import QuantizationError
@@ -97,7 +96,7 @@ def evaluate(case: Case, folder: Path, kept: Path, settings: Settings) -> dict[s
     started = time.perf_counter()
     model = MODELS.get(case.model)
     split = evaluation_items(case.model, settings)
-    session, _ = _open(case, folder, settings)
+    session, _ = opened(case, folder, settings)
     answer_item = _stepwise if model.info.stepwise else _at_once
     answers = np.concatenate([answer_item(session, split.item(i)) for i in range(len(split))])
     residency = dict(session.residency()) if hasattr(session, "residency") else {}
@@ -133,7 +132,8 @@ def judged(name: str, model: Model, answers: np.ndarray, split: Split, kept: Pat
     outcomes = None
     if model.info.quality.outcome != "none":
         outcomes = model.outcomes(answers, split.targets).astype(float).tolist()
-    return {"outcomes": outcomes, "items": len(split), "fidelity_items": compared}
+    named = hashlib.sha256("\n".join(split.ids).encode()).hexdigest()
+    return {"outcomes": outcomes, "items": len(split), "item_ids": named, "fidelity_items": compared}
 
 
 def original(case: Case, kept: Path, settings: Settings) -> dict[str, Any]:
@@ -172,54 +172,8 @@ def evaluation_items(model: str, settings: Settings) -> Split:
     return dataset.evaluation(few if settings.items is None else settings.items)
 
 
-def trial(case: Case, folder: Path, kept: Path, settings: Settings) -> dict[str, Any]:
-    """Open the artifact, call it once, warm up, then time call after call: one round of one arm."""
-    started = time.perf_counter()
-    with np.load(kept / TIMED_INPUTS) as file:
-        columns = [file[name] for name in file.files]
-    inputs = [tuple(column[i : i + 1] for column in columns) for i in range(len(columns[0]))]
-    target = TARGETS.get(case.target)
-    idle = target.peak_memory()
-    session, target = _open(case, folder, settings)
-    fed = [session.feed(item) for item in inputs]
-    first = _timed(session, target, fed[0])
-    latencies = _steady(session, target, fed, settings)
-    peak = target.peak_memory()
-    session.close()
-    done = Trial(session.load_s, session.compile_s, first, tuple(latencies), peak, idle)
-    return {"trial": asdict(done), "elapsed_s": time.perf_counter() - started}
-
-
-def _open(case: Case, folder: Path, settings: Settings) -> tuple[Session, Target]:
+def opened(case: Case, folder: Path, settings: Settings) -> tuple[Session, Target]:
+    """Return the artifact loaded on its target, and the target."""
     target = TARGETS.get(case.target)
     session = BACKENDS.get(case.backend).open(folder, target, settings.threads)
     return target.attach(session, case), target
-
-
-def _timed(session: Session, target: Target, fed: Any) -> float:
-    """Return the seconds of one call, the target waited for at both ends."""
-    target.synchronize()
-    start = target.clock()
-    session.run(fed)
-    target.synchronize()
-    return target.clock() - start
-
-
-def _steady(session: Session, target: Target, fed: list[Any], settings: Settings) -> list[float]:
-    """Warm up, then time calls until the round is over; the garbage collector waits."""
-    gc.collect()
-    gc.disable()
-    _calls(session, target, fed, settings.warmup_s, settings.most_calls)
-    latencies = _calls(session, target, fed, settings.round_s, settings.most_calls)
-    gc.enable()
-    return latencies
-
-
-def _calls(session: Session, target: Target, fed: list[Any], budget_s: float, most: int) -> list[float]:
-    """Time calls until their sum reaches the budget: at least 3, at most `most`."""
-    latencies: list[float] = []
-    spent = 0.0
-    while len(latencies) < 3 or (spent < budget_s and len(latencies) < most):
-        latencies.append(_timed(session, target, fed[len(latencies) % len(fed)]))
-        spent += latencies[-1]
-    return latencies

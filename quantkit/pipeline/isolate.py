@@ -15,16 +15,15 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from quantkit import errors
 from quantkit.errors import CaseFailed
 from quantkit.files import storage_error
+from quantkit.pipeline.family import held_bytes
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one process may take before it is killed."""
+    """What one process, and all that it starts, may take before they are killed."""
 
     time_s: float
     memory_bytes: int
@@ -124,11 +123,10 @@ def _over(pid: int, started: float, limits: Limits) -> str:
     reason = ""
     if elapsed > limits.time_s:
         reason = f"killed after {elapsed:.0f} s: the time limit is {limits.time_s:.0f} s (--time-limit)"
-    with contextlib.suppress(psutil.NoSuchProcess):
-        used = psutil.Process(pid).memory_info().rss
-        if used > limits.memory_bytes:
-            limit = f"the memory limit is {limits.memory_bytes / 2**30:.1f} GiB (--memory-limit)"
-            reason = f"killed at {used / 2**30:.1f} GiB: {limit}"
+    used = held_bytes(pid, limits.memory_bytes)
+    if used > limits.memory_bytes:
+        limit = f"the memory limit is {limits.memory_bytes / 2**30:.1f} GiB (--memory-limit)"
+        reason = f"killed at {used / 2**30:.1f} GiB: {limit}"
     if reason:
         _kill(pid)
     return reason

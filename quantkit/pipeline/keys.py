@@ -11,6 +11,7 @@ from quantkit.catalog import BACKENDS, DATASETS, METHODS, METRICS, MODELS, TARGE
 from quantkit.environment import fingerprint
 from quantkit.extras import TABLE, version
 from quantkit.pipeline.cache import digest, source_hash
+from quantkit.pipeline.energy import metered
 from quantkit.pipeline.settings import Settings
 from quantkit.records import Case
 from quantkit.targets.simulated import VARIABLE
@@ -64,7 +65,10 @@ def _evaluated(model: str, settings: Settings) -> list[Any]:
 
 def result_key(case: Case, settings: Settings) -> str:
     """Return the hash of all that goes into a result: answers, how time is taken, and the machine."""
-    sources = source_hash(*(METRICS.file(name) for name in METRICS.names()))
+    timing_files = (PACKAGE / "pipeline" / "trial.py", *(PACKAGE / "state").glob("*.py"))
+    sources = source_hash(*(METRICS.file(name) for name in METRICS.names()), *timing_files)
     timing = (settings.rounds, settings.round_s, settings.warmup_s, settings.most_calls, settings.seed)
     told = os.environ.get(VARIABLE, "") if TARGETS.get(case.target).simulated else ""
-    return digest([case.id, evaluation_key(case, settings), sources, timing, told, fingerprint()["id"]])
+    parts = [case.id, evaluation_key(case, settings), sources, timing, told, fingerprint()["id"]]
+    meter = metered(case.target) if settings.rounds else ""
+    return digest([*parts, *([meter] if meter else [])])  # a meter that can be read from today on is read

@@ -11,6 +11,7 @@ import numpy as np
 from quantkit.catalog import BACKENDS, DATASETS, METHODS, METRICS, MODELS, TARGETS
 from quantkit.contracts import BuildReport, LayerReport, Observation, TensorInfo, Trial
 from quantkit.errors import QuantizationError
+from quantkit.pipeline import taint
 from quantkit.pipeline.arm import Arm
 from quantkit.pipeline.inside import OUTPUTS
 from quantkit.pipeline.settings import Settings
@@ -25,14 +26,16 @@ def assemble(arm: Arm, original: Arm, baseline: Arm | None, settings: Settings) 
     """Return the result of an arm that was built, answered and timed; `baseline` is None for a baseline itself."""
     observation = observe(arm, original)
     measured = [m for name in METRICS.names() for m in measure(name, observation)]
-    trials = [t["trial"] for t in baseline.trials] if baseline is not None else []
+    beside = baseline.trials if baseline is not None else []
+    tainted = taint.verdict(arm.trials, beside, arm.reruns)
     return Result(
         arm.case,
-        "ok",
+        "tainted" if tainted else "ok",
+        tainted,
         measurements={m.metric: m for m in measured},
         outcomes=tuple(observation.outcomes.tolist()) if observation.outcomes is not None else (),
         latencies_s=tuple(trial.latencies_s for trial in observation.trials),
-        reference_latencies_s=tuple(tuple(trial["latencies_s"]) for trial in trials),
+        reference_latencies_s=tuple(tuple(t["trial"]["latencies_s"]) for t in beside),
         sample=sample(observation.outputs),
         context=context(arm, settings)
         | ({"baseline_key": baseline.answered.key} if baseline and baseline.answered else {}),
@@ -76,9 +79,16 @@ def observe(arm: Arm, original: Arm) -> Observation:
         outputs=np.load(arm.answered.folder / OUTPUTS),
         reference=np.load(original.answered.folder / OUTPUTS),
         outcomes=None if outcomes is None else np.array(outcomes),
-        trials=[Trial(**{**t["trial"], "latencies_s": tuple(t["trial"]["latencies_s"])}) for t in arm.trials],
+        trials=[trial_of(t["trial"]) for t in arm.trials],
         untimed=arm.untimed,
+        energy=arm.energy,
+        no_energy=arm.no_energy,
     )
+
+
+def trial_of(raw: dict[str, Any]) -> Trial:
+    """Return the trial that the store keeps as JSON until its race has ended."""
+    return Trial(**raw | {name: tuple(raw.get(name, ())) for name in ("latencies_s", "disturbed")})
 
 
 def build_report(raw: dict[str, Any]) -> BuildReport:
@@ -101,6 +111,7 @@ def context(arm: Arm, settings: Settings) -> dict[str, Any]:
         "simulated": TARGETS.get(case.target).simulated,
         "threads": settings.threads,
         "items": arm.answered.facts["items"],
+        "item_ids": arm.answered.facts.get("item_ids", ""),
         "fidelity_items": arm.answered.facts["fidelity_items"],
         "quality": asdict(quality),
         "model": {name: getattr(model, name) for name in ("domain", "family", "licence", "provenance")}
@@ -111,12 +122,11 @@ def context(arm: Arm, settings: Settings) -> dict[str, Any]:
         "artifact": arm.built.key,
         "answers": arm.answered.key,
         "left_in_float": left_in_float(report) if method.scheme.quantized else [],
-        "notes": report["notes"],
-        "inputs": report["inputs"],
-        "outputs": report["outputs"],
+        **{name: report[name] for name in ("notes", "inputs", "outputs")},
         "executor": backend.executor(case.target),
         "residency": arm.answered.facts.get("residency", {}),
         "untimed": arm.untimed,
+        "state": taint.state_of(arm),
         "backend_versions": dict(backend.versions()),
     }
 

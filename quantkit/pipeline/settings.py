@@ -23,13 +23,14 @@ def results_file() -> Path:
 
 @dataclass(frozen=True)
 class Settings:
-    """One run's knobs. All but the limits are part of a result's key, the profile by the items that it takes.
+    """One run's knobs. All but the limits and `reruns` are part of a result's key, the profile by the items it takes.
 
     Args:
         items: evaluation items; None takes all of the data set.
         few_items: where `items` is None, take each data set's own small number instead (the profile `fast` does).
         calibration: items that static ranges come from.
         rounds: fresh processes per case: at least 2, since an interval needs them, or 0 for no timing at all.
+        reruns: how many rounds of one race may be run again because something disturbed the machine.
         round_s: seconds of timed calls in each process, after `warmup_s` seconds that are thrown away.
         threads: threads of one session.
     """
@@ -39,6 +40,7 @@ class Settings:
     few_items: bool = False
     calibration: int = 256
     rounds: int = 7
+    reruns: int = 3
     round_s: float = 0.15
     warmup_s: float = 0.05
     most_calls: int = 200
@@ -53,7 +55,7 @@ class Settings:
         Raises:
             InvalidSetting: what, got, expected.
         """
-        least = {"items": 1, "calibration": 1, "rounds": 2 if self.rounds else 0, "threads": 1}
+        least = {"items": 1, "calibration": 1, "rounds": 2 if self.rounds else 0, "threads": 1, "reruns": 0}
         for name, smallest in least.items():
             value = getattr(self, name)
             if value is not None and value < smallest:
@@ -72,8 +74,8 @@ class Settings:
         """
         known = {
             "fast": cls(few_items=True),
-            "regular": cls("regular", calibration=512, rounds=11, round_s=0.5),
-            "full": cls("full", calibration=1_000, rounds=21, round_s=1.0),
+            "regular": cls("regular", calibration=512, rounds=11, reruns=5, round_s=0.5),
+            "full": cls("full", calibration=1_000, rounds=21, reruns=10, round_s=1.0),
         }
         if profile not in known:
             raise UnknownName(f"no profile named '{profile}'. Known: {', '.join(known)}")

@@ -1,7 +1,8 @@
 """Results in SQLite: one row per result, raw values kept, every row with its own hash.
 
-The table `results` keeps every result ever measured (the newest of a case is the current one); `parts` keeps the
-pieces of a run that has not ended, so that it continues after `kill -9`. Both are written in transactions.
+The table `results` keeps every result ever measured; the newest of a case is the current one, or the one that a later
+run took instead of measuring, which `taken` knows. `parts` keeps the pieces of a run that has not ended, so that it
+continues after `kill -9`. All are written in transactions.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ CREATE TABLE IF NOT EXISTS results (
     backend TEXT NOT NULL, target TEXT NOT NULL, status TEXT NOT NULL, machine TEXT NOT NULL, created TEXT NOT NULL,
     payload TEXT NOT NULL, sha256 TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS results_key ON results (key);
+CREATE TABLE IF NOT EXISTS taken (
+    model TEXT, method TEXT, backend TEXT, target TEXT, number INTEGER NOT NULL, top INTEGER NOT NULL,
+    PRIMARY KEY (model, method, backend, target));
 CREATE TABLE IF NOT EXISTS parts (
     key TEXT NOT NULL, part TEXT NOT NULL, payload TEXT NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (key, part));
 PRAGMA user_version = {SCHEMA_VERSION};
@@ -91,21 +95,46 @@ class Store:
         with self._connection() as connection:
             connection.execute(f"INSERT INTO results ({columns}) VALUES ({','.join('?' * 10)})", row)
 
-    def find(self, key: str) -> Result | None:
-        """Return the newest result of this key that is `ok` (anything else is tried again)."""
-        query = "SELECT payload, sha256 FROM results WHERE key = ? AND status = 'ok' ORDER BY number DESC"
+    def find(self, key: str, status: str = "ok") -> Result | None:
+        """Return the newest result of this key that has the status (anything but `ok` is tried again)."""
+        query = "SELECT payload, sha256 FROM results WHERE key = ? AND status = ? ORDER BY number DESC"
         with self._connection() as connection:
-            row = connection.execute(query, (key,)).fetchone()
+            row = connection.execute(query, (key, status)).fetchone()
         return self._result(row) if row else None
 
+    def take(self, keys: Iterable[str]) -> None:
+        """Note that a run takes the stored results of these keys instead of measuring: they are the current ones.
+
+        They may be older than others of their case: code that was changed, and changed back.
+        """
+        query = """INSERT OR REPLACE INTO taken SELECT model, method, backend, target, number, (SELECT MAX(number)
+            FROM results AS other WHERE (other.model, other.method, other.backend, other.target) =
+            (results.model, results.method, results.backend, results.target))
+            FROM results WHERE key = ? AND status = 'ok' ORDER BY number DESC LIMIT 1"""
+        with self._connection() as connection:
+            connection.executemany(query, [(key,) for key in keys])
+
     def newest(self, case: Case | None = None) -> list[Result]:
-        """Return the newest result of every case, or of one, in the order of the cases."""
+        """Return the current result of every case, or of one: the newest, or the one that a run took since then."""
         query = """SELECT payload, sha256 FROM results WHERE number IN
-            (SELECT MAX(number) FROM results GROUP BY model, method, backend, target)
+            (SELECT CASE WHEN taken.top = MAX(results.number) THEN taken.number ELSE MAX(results.number) END
+            FROM results LEFT JOIN taken USING (model, method, backend, target)
+            GROUP BY model, method, backend, target)
             ORDER BY model, backend, target, number"""
         with self._connection() as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'taken'").fetchone():
+                connection.execute("CREATE TEMP TABLE taken (model, method, backend, target, number, top)")
             results = [self._result(row) for row in connection.execute(query)]
         return [result for result in results if case is None or result.case == case]
+
+    def every(self) -> Iterator[Result]:
+        """Yield every result ever stored, in the order stored; one at a time, since a history can be large."""
+        with self._connection() as connection:
+            numbers = connection.execute("SELECT number FROM results ORDER BY number").fetchall()
+        for number in numbers:  # nothing is locked between two of them: somebody may be measuring
+            with self._connection() as connection:
+                row = connection.execute("SELECT payload, sha256 FROM results WHERE number = ?", number).fetchone()
+            yield self._result(row)
 
     def _result(self, row: tuple[str, str]) -> Result:
         payload, recorded = row

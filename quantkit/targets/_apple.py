@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import resource
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 from quantkit.contracts import Session
 from quantkit.environment import apple_silicon
 from quantkit.records import Case
-
-
-class RusageInfo(ctypes.Structure):
-    """`struct rusage_info_v4` of macOS's <sys/resource.h>, in the order of its fields."""
-
-    _fields_ = [
-        ("uuid", ctypes.c_uint8 * 16),
-        *((name, ctypes.c_uint64) for name in (
-            "user_time", "system_time", "pkg_idle_wkups", "interrupt_wkups", "pageins", "wired_size", "resident_size",
-            "phys_footprint", "proc_start_abstime", "proc_exit_abstime", "child_user_time", "child_system_time",
-            "child_pkg_idle_wkups", "child_interrupt_wkups", "child_pageins", "child_elapsed_abstime",
-            "diskio_bytesread", "diskio_byteswritten", "cpu_time_qos_default", "cpu_time_qos_maintenance",
-            "cpu_time_qos_background", "cpu_time_qos_utility", "cpu_time_qos_legacy", "cpu_time_qos_user_initiated",
-            "cpu_time_qos_user_interactive", "billed_system_time", "serviced_system_time", "logical_writes",
-            "lifetime_max_phys_footprint", "instructions", "cycles", "billed_energy", "serviced_energy",
-            "interval_max_phys_footprint", "runnable_time",
-        )),
-    ]  # fmt: skip
+from quantkit.state import Memory, driver_bytes, macos, memory
+from quantkit.state.macos import RusageInfo as RusageInfo
 
 
 def peak_footprint(library: Any = None) -> int:
@@ -38,9 +21,8 @@ def peak_footprint(library: Any = None) -> int:
     Args:
         library: where `proc_pid_rusage` is; None takes the system's (macOS only).
     """
-    info = RusageInfo()
-    library = library or ctypes.CDLL("/usr/lib/libproc.dylib", use_errno=True)
-    if library.proc_pid_rusage(os.getpid(), 4, ctypes.byref(info)) != 0:  # flavour RUSAGE_INFO_V4
+    info = macos.usage(library)
+    if info is None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
     return info.lifetime_max_phys_footprint
 
@@ -50,8 +32,8 @@ class AppleUnit:
 
     simulated = False
 
-    def __init__(self, name: str, title: str):
-        self.name, self.title = name, title
+    def __init__(self, name: str, title: str, *, gpu: bool = False):
+        self.name, self.title, self._gpu = name, title, gpu
 
     def unavailable(self) -> str | None:
         """Artifacts for it are built, and their answers checked, anywhere."""
@@ -80,3 +62,7 @@ class AppleUnit:
     def peak_memory(self) -> int:
         """Return the largest physical footprint of this process, bytes."""
         return peak_footprint()
+
+    def memory(self) -> Memory:
+        """Return what this process holds, and on the GPU what its driver holds for it."""
+        return replace(memory(), driver_bytes=driver_bytes() if self._gpu else None)

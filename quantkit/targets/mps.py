@@ -2,4 +2,4 @@
 
 from quantkit.targets._apple import AppleUnit
 
-plugin = AppleUnit("mps", "Apple GPU (Metal)")
+plugin = AppleUnit("mps", "Apple GPU (Metal)", gpu=True)

@@ -2,8 +2,10 @@
 
 Answers are computed for real, on the processor; only time and memory are told. The script comes from the environment
 variable QUANTKIT_SIMULATED (JSON), so that it reaches the case's own process: method name -> {"latency_s": seconds of
-each call, repeated in a circle, "memory_bytes": peak}; "*" stands for every other method. Results carry
-`simulated: true` and are never mixed with measured ones.
+each call, repeated in a circle, "memory_bytes": peak, where wanted "held_bytes": {"loaded": after the load, "steady":
+after the first call, "driver": on a GPU}, and where energy is wanted "power": {"idle_w": by component, "active_w": what
+work adds to it, "resolution": joules}}; "*" stands for every other method. Results carry `simulated: true` and are
+never mixed with measured ones.
 
 >>> clock = Simulated({"*": {"latency_s": [0.5, 0.25], "memory_bytes": 64}})
 >>> clock.start("fp32"); clock.call(); clock.call(); clock.clock(), clock.peak_memory()
@@ -20,6 +22,7 @@ from typing import Any
 
 from quantkit.contracts import Arrays, Session
 from quantkit.records import Case
+from quantkit.state import Memory
 
 VARIABLE = "QUANTKIT_SIMULATED"
 DEFAULT: Mapping[str, Any] = {"*": {"latency_s": [1e-3], "memory_bytes": 2**20}}
@@ -34,7 +37,10 @@ class Simulated:
 
     def __init__(self, script: Mapping[str, Any] | None = None):
         self._script, self._now = script, 0.0
+        self._busy = 0.0
+        self.power: Mapping[str, Any] = {}
         self._latency, self._memory = itertools.cycle([0.0]), 0
+        self._held: Mapping[str, int] = {"loaded": 0, "steady": 0}
 
     def unavailable(self) -> str | None:
         """It can be had everywhere."""
@@ -49,10 +55,22 @@ class Simulated:
         script = self._script or json.loads(os.environ.get(VARIABLE, "null")) or DEFAULT
         told = script.get(method) or script["*"]
         self._latency, self._memory = itertools.cycle(told["latency_s"]), told["memory_bytes"]
+        self.power = told.get("power", {})
+        self._held = told.get("held_bytes", {})
 
     def call(self) -> None:
         """Let the time of one call pass."""
-        self._now += next(self._latency)
+        seconds = next(self._latency)
+        self._now += seconds
+        self._busy += seconds
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass in which nothing is done."""
+        self._now += seconds
+
+    def busy(self) -> float:
+        """Return the seconds of all calls so far."""
+        return self._busy
 
     def attach(self, session: Session, case: Case) -> Session:
         """Return the session with its clock ticking here."""
@@ -69,6 +87,11 @@ class Simulated:
     def peak_memory(self) -> int:
         """Return the told peak, bytes."""
         return self._memory
+
+    def memory(self) -> Memory:
+        """Return what the script says is held now: nothing before the load."""
+        held = self._held.get("steady" if self._busy else "loaded")
+        return Memory(own_bytes=held, own_peak_bytes=self._memory, driver_bytes=self._held.get("driver"))
 
 
 class _Ticking:

@@ -1,0 +1,38 @@
+"""Measure what this machine can tell apart: the noise floor of equal sides, and how surely a slow-down is found."""
+
+from __future__ import annotations
+
+import argparse
+
+EXAMPLES = """
+  quantkit selftest noise                                  20 comparisons each: equal, slowed by 3 % and by 5 %
+  quantkit selftest noise --comparisons 200                until there are 200 of each; goes on where it was cut
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("what", choices=["noise"])
+    parser.add_argument("--comparisons", type=int, default=20, metavar="N", help="of each kind (default: 20)")
+    parser.add_argument("--slow-downs", default="0.03,0.05", metavar="A,B", help="injected shares (default: 0.03,0.05)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="of the timed network (default: 2)")
+    parser.add_argument("--limit", type=float, default=60.0, metavar="S", help="of one comparison (default: 60)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; return the exit status."""
+    import sys
+
+    from quantkit.errors import InvalidSetting
+    from quantkit.latency import noise
+
+    try:
+        shares = [0.0, *(float(text) for text in options.slow_downs.split(",") if text)]
+    except ValueError:
+        raise InvalidSetting(f"--slow-downs takes shares such as 0.03,0.05: got '{options.slow_downs}'") from None
+    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    say(f"comparisons are kept in {noise.file()}")
+    found = noise.measure(shares, options.comparisons, threads=options.threads, limit_s=options.limit, say=say)
+    for line in noise.report(found):
+        print(line)
+    return 0

@@ -1,0 +1,117 @@
+"""What one pytest process measures: its results, the run that they come from, and how it ends where it cannot go on."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from quantkit.pytest_plugin import options
+from quantkit.pytest_plugin.gate import Gate
+
+if TYPE_CHECKING:
+    from quantkit.errors import QuantizationError
+    from quantkit.pipeline.execute import Run
+    from quantkit.records import Case, Result
+
+FIXTURE = "quantkit_case"
+RUN = pytest.StashKey["Session"]()
+EXIT = "quantkit_exit"  # in what a worker of pytest-xdist sends home at its end: message and exit status
+
+
+class Session:
+    """What this process has measured: results by case, the run they share, the time of its start."""
+
+    def __init__(self, run: Run, gate: Gate | None):
+        self.run, self.gate = run, gate
+        self.results, self.started = dict[Any, Any](), time.monotonic()
+
+    def result(self, case: Case, selected: list[Case]) -> Result:
+        """Return the case's result; the first case of a model and target executes all selected ones of both."""
+        from quantkit.pipeline.together import group
+
+        if case not in self.results:
+            cases = [other for other in selected if (other.model, other.target) == (case.model, case.target)]
+            self.results |= {result.case: result for result in group(cases, self.run)}
+        return self.results[case]
+
+    def family(self, case: Case) -> list[Result]:
+        """Return the results of the case's model and target."""
+        return [r for r in self.results.values() if (r.case.model, r.case.target) == (case.model, case.target)]
+
+
+def case_of(item: pytest.Item) -> Case | None:
+    """Return the case of a benchmark; None for any other test."""
+    return getattr(getattr(item, "callspec", None), "params", {}).get(FIXTURE)
+
+
+def selected(session: pytest.Session) -> list[Case]:
+    """Return the cases of this session that are not skipped."""
+    items = [item for item in session.items if not item.get_closest_marker("skip")]
+    return [case for case in map(case_of, items) if case is not None]
+
+
+def worker(config: pytest.Config) -> dict[str, Any] | None:
+    """Return what pytest-xdist gave to this process where it is one of its workers."""
+    return getattr(config, "workerinput", None)
+
+
+def of(config: pytest.Config, board: Path | None = None) -> Session:
+    """Return the session, opened when it is first asked for: results file, processes, settings.
+
+    Args:
+        board: folder of the board that the processes of this run share.
+    """
+    if RUN not in config.stash:
+        run, asked = _run(config, board), config.getoption("gate")
+        config.stash[RUN] = Session(run, Gate(asked, run.store.path) if asked else None)
+    return config.stash[RUN]
+
+
+def _run(config: pytest.Config, folder: Path | None) -> Run:
+    from quantkit.pipeline.board import Board
+    from quantkit.pipeline.crew import Crew, slots
+    from quantkit.pipeline.execute import Run
+    from quantkit.pipeline.store import Store
+
+    settings, say, given = options.settings(config), _say(config), worker(config)
+    store = Store(options.results(config))
+    if given is None:
+        return Run(settings, store, Crew(say=say), say, fresh=config.getoption("fresh"))
+    crew = Crew(slots(given["workercount"]), say=say, board=Board(folder, given["workerid"]))
+    return Run(settings, store, crew, say, fresh=config.getoption("fresh"))
+
+
+def _say(config: pytest.Config) -> Callable[[str], None]:
+    """Return a function that shows one line at once: in pytest's report, or of a worker on the error stream."""
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
+    lock = threading.Lock()  # builds run side by side, and pytest's capture is not made for that
+    given = worker(config)
+
+    def say(line: str) -> None:
+        with lock, capture.global_and_fixture_disabled():
+            if given is None:
+                reporter.ensure_newline()
+                reporter.write_line(f"  {line}")
+            else:
+                sys.stderr.write(f"  [{given['workerid']}] {line}\n")
+                sys.stderr.flush()
+
+    return say
+
+
+def leave(config: pytest.Config, error: QuantizationError) -> NoReturn:
+    """End the run with one line; a worker lets the controller do it."""
+    from quantkit.errors import InvalidSetting, NoBaseline
+
+    usage = isinstance(error, InvalidSetting | NoBaseline)
+    status = pytest.ExitCode.USAGE_ERROR if usage else pytest.ExitCode.INTERNAL_ERROR
+    if worker(config) is not None:
+        config.workeroutput[EXIT] = (f"quantkit: {error}", int(status))  # type: ignore[attr-defined]
+    pytest.exit(f"quantkit: {error}", returncode=status)
