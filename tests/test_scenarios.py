@@ -482,6 +482,28 @@ def test_a_case_is_put_under_load_and_kept(capsys, shared):
     assert "Reduce target QPS to improve latency" in said
 
 
+def test_a_scenario_that_fails_costs_no_other_its_outcome(capsys, shared, monkeypatch):
+    """The server ran, offline was killed: the row is shown, the reason said, the status that of an error."""
+
+    def once(shop, case, built, load, bench):
+        if case.method == "fp32" or load.scenario == "offline":
+            raise CaseFailed("killed by SIGKILL")
+        return ran(100.0, True)
+
+    monkeypatch.setattr(command, "once", once)
+    monkeypatch.setattr("quantkit.extras.missing", lambda extra: None)
+    other = CASE.id.replace("int8_static", "fp32")
+    assert cli.main(["load", other, CASE.id, "--scenario", "server,offline", "--rate", "100"]) == 2
+
+    said = capsys.readouterr()
+    assert "100/s, p99 within 10 ms" in said.out
+    assert [line for line in said.err.splitlines() if line.startswith("failed")] == [
+        f"failed    {other}: killed by SIGKILL", f"failed    {CASE.id}: killed by SIGKILL",
+    ]  # fmt: skip
+    assert cli.main(["load", other, "--scenario", "offline"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "quantkit: killed by SIGKILL"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

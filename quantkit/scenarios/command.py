@@ -16,13 +16,20 @@ from pathlib import Path
 from quantkit import extras
 from quantkit.catalog import BACKENDS, METHODS, MODELS, TARGETS
 from quantkit.environment import fingerprint
-from quantkit.errors import InvalidSetting, MissingExtra, NothingMeasured, Unsupported
+from quantkit.errors import (
+    InvalidSetting,
+    MissingExtra,
+    NothingMeasured,
+    QuantizationError,
+    StorageError,
+    Unsupported,
+)
 from quantkit.extras import version
 from quantkit.pipeline.artifact import artifact
 from quantkit.pipeline.cache import Entry, digest, source_hash
 from quantkit.pipeline.isolate import Limits, Workshop
 from quantkit.pipeline.locks import Room
-from quantkit.pipeline.plan import untimed
+from quantkit.pipeline.plan import unsupported, untimed
 from quantkit.pipeline.settings import Settings, cache_folder, results_file
 from quantkit.records import Case
 from quantkit.scenarios import search, table
@@ -48,12 +55,12 @@ def run(options: Namespace, say: Say, show: Say) -> int:
     """Measure what is asked and not stored yet, and show it; without a case, show what is stored.
 
     Returns:
-        0: every run was valid. 1: one was not.
+        0: every run was valid. 1: one was not. 2: a case failed beside others that did not.
 
     Raises:
         QuantizationError: a mistake of the command line, a case that cannot run, or nothing stored.
     """
-    place = options.results or results_file()
+    place, failed = options.results or results_file(), 0
     if not options.cases:
         found = Loads(place, write=False).newest_loads()
         if not found:
@@ -68,8 +75,10 @@ def run(options: Namespace, say: Say, show: Say) -> int:
         }
         settings = Settings.of("regular", threads=options.threads, items=options.items, **limits)
         bench = Bench(settings, Loads(place), say, options.fresh)
-        found = [result for case in cases for result in of_case(case, loads, bench)]
+        found, failed = of_all(cases, loads, bench)
     show(json.dumps([short(one) for one in found], indent=1) if options.format == "json" else table.text(found))
+    if failed:
+        return 2
     return 0 if all(one.valid for one in found) else 1
 
 
@@ -78,7 +87,7 @@ def case_of(text: str) -> Case:
 
     Raises:
         InvalidSetting, UnknownName: no id, or a name that no catalog has.
-        Unsupported: a case that cannot be timed here.
+        Unsupported: a case that cannot run, or not be timed, here.
     """
     parts = text.split("-")
     if len(parts) != 4:
@@ -88,7 +97,7 @@ def case_of(text: str) -> Case:
     case = Case(*parts)
     if TARGETS.get(case.target).simulated:
         raise Unsupported(f"{text}: load needs a real clock, that of target {case.target} is told")
-    if reason := untimed(case):
+    if reason := unsupported(case) or untimed(case):
         raise Unsupported(f"{text}: {reason}")
     return case
 
@@ -122,6 +131,29 @@ def time_limit(options: Namespace, loads: list[Load]) -> float:
     if options.time_limit is not None:
         return float(options.time_limit)
     return max(600.0, *(5 * load.duration_s for load in loads))
+
+
+def of_all(cases: list[Case], loads: list[Load], bench: Bench) -> tuple[list[LoadResult], int]:
+    """Return all outcomes and how many cases failed; one that fails costs no other its outcomes.
+
+    Raises:
+        QuantizationError: nothing came of any case, or the results file cannot be used.
+    """
+    found: list[LoadResult] = []
+    faults: list[QuantizationError] = []
+    for case in cases:
+        try:
+            for result in of_case(case, loads, bench):
+                found.append(result)
+        except StorageError:
+            raise
+        except QuantizationError as error:
+            faults.append(error)
+            if found or len(cases) > 1:
+                bench.say(f"failed    {case.id}: {error}")
+    if not found:
+        raise faults[0]
+    return found, len(faults)
 
 
 def of_case(case: Case, loads: list[Load], bench: Bench) -> Iterator[LoadResult]:
