@@ -223,7 +223,7 @@ def test_the_command_compares_factories_of_revisions(repository, monkeypatch, ca
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nothing", "timed_here:Call"], "expected MODEL-METHOD-BACKEND-TARGET"),
+        (["nothing", "timed_here:Call"], "a case is MODEL-METHOD-BACKEND-TARGET"),
         (["fmnist_cnn-fp31-onnxruntime-cpu", "timed_here:Call"], "no method named 'fp31'"),
         (["timed_here:Call", "timed_here:Cal", "--limit", "2"], "AttributeError"),
         (["timed_here:Call", "nowhere:make"], "ModuleNotFoundError"),

@@ -73,6 +73,7 @@ def _side(text: str, options: argparse.Namespace, stack: ExitStack) -> Side:
 
     from quantkit.latency.artifact import side_of
     from quantkit.latency.own import checkout, named
+    from quantkit.pipeline.plan import case_of
     from quantkit.pipeline.settings import Settings
 
     revision, at, factory = text.rpartition("@")
@@ -80,22 +81,7 @@ def _side(text: str, options: argparse.Namespace, stack: ExitStack) -> Side:
         return named(factory, str(stack.enter_context(checkout(revision))), text)
     if ":" in text:
         return named(text, str(Path.cwd()))
-    return side_of(_case(text), Settings(threads=options.threads), lambda line: print(line, file=sys.stderr))
-
-
-def _case(text: str) -> Any:
-    from quantkit.catalog import BACKENDS, METHODS, MODELS, TARGETS
-    from quantkit.errors import InvalidSetting
-    from quantkit.records import Case
-
-    parts = text.split("-")
-    if len(parts) != 4:
-        raise InvalidSetting(
-            f"expected MODEL-METHOD-BACKEND-TARGET, module:factory or REVISION@module:factory: got '{text}'"
-        )
-    for family, name in zip((MODELS, METHODS, BACKENDS, TARGETS), parts, strict=True):
-        family.get(name)  # an unknown name is refused with the nearest one
-    return Case(*parts)
+    return side_of(case_of(text), Settings(threads=options.threads), lambda line: print(line, file=sys.stderr))
 
 
 def _report(found: LatencyComparison) -> list[str]:

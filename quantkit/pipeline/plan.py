@@ -10,7 +10,7 @@ from typing import Any
 
 from quantkit import extras
 from quantkit.catalog import BACKENDS, METHODS, MODELS, TARGETS, Catalog
-from quantkit.errors import QuantizationError
+from quantkit.errors import InvalidSetting, QuantizationError
 from quantkit.pipeline.settings import Settings
 from quantkit.records import Case
 
@@ -67,6 +67,21 @@ def _chosen(catalog: Catalog, names: Sequence[str] | None, included: Callable[[A
     for name in names:
         catalog.get(name)
     return list(dict.fromkeys(names))
+
+
+def case_of(text: str) -> Case:
+    """Return the case of an id.
+
+    Raises:
+        InvalidSetting: not of the form of an id.
+        UnknownName: a name that no catalog has; the message has the nearest one.
+    """
+    parts = text.split("-")
+    if len(parts) != 4:
+        raise InvalidSetting(f"a case is MODEL-METHOD-BACKEND-TARGET ('quantkit plan' lists them): got '{text}'")
+    for family, name in zip((MODELS, METHODS, BACKENDS, TARGETS), parts, strict=True):
+        family.get(name)
+    return Case(*parts)
 
 
 def unsupported(case: Case) -> str | None:

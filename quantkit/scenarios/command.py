@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from quantkit import extras
-from quantkit.catalog import BACKENDS, METHODS, MODELS, TARGETS
+from quantkit.catalog import BACKENDS, TARGETS
 from quantkit.environment import fingerprint
 from quantkit.errors import (
     InvalidSetting,
@@ -25,6 +25,7 @@ from quantkit.errors import (
     Unsupported,
 )
 from quantkit.extras import version
+from quantkit.pipeline import plan
 from quantkit.pipeline.artifact import artifact
 from quantkit.pipeline.cache import Entry, digest, source_hash
 from quantkit.pipeline.isolate import Limits, Workshop
@@ -89,12 +90,7 @@ def case_of(text: str) -> Case:
         InvalidSetting, UnknownName: no id, or a name that no catalog has.
         Unsupported: a case that cannot run, or not be timed, here.
     """
-    parts = text.split("-")
-    if len(parts) != 4:
-        raise InvalidSetting(f"a case is MODEL-METHOD-BACKEND-TARGET ('quantkit plan' lists them): got '{text}'")
-    for family, name in zip((MODELS, METHODS, BACKENDS, TARGETS), parts, strict=True):
-        family.get(name)
-    case = Case(*parts)
+    case = plan.case_of(text)
     if TARGETS.get(case.target).simulated:
         raise Unsupported(f"{text}: load needs a real clock, that of target {case.target} is told")
     if reason := unsupported(case) or untimed(case):
