@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.quantkit-setup
 ARGS ?=
+TESTERS ?= 2
 export PYTHON
 
 .DEFAULT_GOAL := help
@@ -18,8 +19,8 @@ $(STAMP): pyproject.toml requirements.lock scripts/setup.sh
 	@sh scripts/setup.sh
 	@touch $@
 
-test: $(STAMP) ## run the tests (ARGS="-k catalog" adds to pytest's arguments)
-	$(BIN)/python -m pytest tests $(ARGS)
+test: $(STAMP) ## run the tests in two processes (TESTERS=0: in one; ARGS="-k catalog" adds to pytest's arguments)
+	$(BIN)/python -m pytest tests -n $(TESTERS) $(ARGS)
 
 bench: $(STAMP) ## run the main job: benchmark the fast profile on this machine (ARGS="--profile regular")
 	$(BIN)/python -m pytest benchmarks $(ARGS)

@@ -146,9 +146,9 @@ def floats(stored: dict[Contest, Stored]) -> list[str]:
 
 
 GRIDS = (
-    "Training rounds to the grid of the scheme, codes ±7, the largest magnitude on 7: Core ML and LiteRT store that. "
-    "ONNX Runtime (codes -8..7, the largest value on -8) and PyTorch (codes 0..15 from the smallest to the largest "
-    "value) round the trained weights once more, to their own: what was learned is mostly lost there."
+    "Training rounds to the grid on which the backend will store the weights: the scheme's own (codes -7..7, the "
+    "largest magnitude on 7) for Core ML and LiteRT, -8..7 with the largest value on -8 for ONNX Runtime, 0..15 from "
+    "the smallest to the largest value for PyTorch. A scale per channel is none of ONNX Runtime's: it stores blocks."
 )
 
 
