@@ -144,7 +144,7 @@ def test_the_check_runs_its_lines(runner):
     assert dry.steps == ["Set up", "Lint, types, architecture", "Tests"]
     for command in ("ruff check .", "ruff format --check .", "bin/mypy", "tests/test_architecture.py"):
         assert command in dry.output
-    assert "pytest tests -q --durations=20" in dry.output
+    assert "pytest tests -n 2 -q --durations=20" in dry.output
     assert real.success, real.output
     assert re.search(r"\d+ passed", real.output)
 
