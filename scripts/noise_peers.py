@@ -215,11 +215,19 @@ def page(found: list[noise.Trial], counts: dict[float, int]) -> str:
         "For quantkit the first column counts `faster` too. Peers' pairs share runs: their counts are not as many",
         f"independent trials: {counts[0.0]} runs as it is, {counts[0.05]} of each slow-down.", "",
         "quantkit's comparisons with exact intervals (`quantkit selftest noise`):", "", *noise.report(found), "",
+        f"Equal sides ended {verdicts(found)};",
+        "inconclusive are those that something else on the machine disturbed.", "",
         f"{len(slow)} of {len(found)} comparisons took more than 60 s of measuring. "
         f"Blocks that something disturbed, and that were measured again: {disturbed(found)}.", "",
         f"{datetime.now(UTC).date()}, {about['system']}, {about['processor']}, {about['cores']} cores, "
         f"Python {about['python']}; {versions}, {peers()}.", "",
     ])  # fmt: skip
+
+
+def verdicts(found: list[noise.Trial]) -> str:
+    """Return how often equal sides ended in each verdict."""
+    equal = [trial.verdict for trial in found if not trial.slowed]
+    return ", ".join(f"{word} {equal.count(word)}" for word in sorted(set(equal), key=equal.count, reverse=True))
 
 
 def disturbed(found: list[noise.Trial]) -> str:
