@@ -169,7 +169,7 @@ def rates(folder: Path, fails: Compare) -> dict[float, noise.Rate]:
     return {share: noise.Rate(sum(alarms), len(alarms)) for share, alarms in found.items()}
 
 
-def table(found: list[noise.Trial], counts: dict[float, int]) -> list[str]:
+def table(found: list[noise.Trial]) -> list[str]:
     """Return the rows of all tools."""
     ours = {share: noise.detected(found, share) if share else noise.false_alarms(found) for share in SHARES}
     seconds = sorted(trial.elapsed_s for trial in found)
@@ -211,12 +211,12 @@ def page(found: list[noise.Trial], counts: dict[float, int]) -> str:
         "stops when it is decided; each peer compares its own stored runs by its own code. A cell: how often a",
         "regression was called.", "",
         "| tool | equal (false alarms) | slowed by 3 % (found) | slowed by 5 % (found) | seconds a comparison |",
-        "|---|--:|--:|--:|---|", *table(found, counts), "",
+        "|---|--:|--:|--:|---|", *table(found), "",
         "For quantkit the first column counts `faster` too. Peers' pairs share runs: their counts are not as many",
         f"independent trials: {counts[0.0]} runs as it is, {counts[0.05]} of each slow-down.", "",
         "quantkit's comparisons with exact intervals (`quantkit selftest noise`):", "", *noise.report(found), "",
         f"Equal sides ended {verdicts(found)};",
-        "inconclusive are those that something else on the machine disturbed.", "",
+        f"{busy(found)} of those because half of their blocks or more were disturbed by something else.", "",
         f"{len(slow)} of {len(found)} comparisons took more than 60 s of measuring. "
         f"Blocks that something disturbed, and that were measured again: {disturbed(found)}.", "",
         f"{datetime.now(UTC).date()}, {about['system']}, {about['processor']}, {about['cores']} cores, "
@@ -228,6 +228,12 @@ def verdicts(found: list[noise.Trial]) -> str:
     """Return how often equal sides ended in each verdict."""
     equal = [trial.verdict for trial in found if not trial.slowed]
     return ", ".join(f"{word} {equal.count(word)}" for word in sorted(set(equal), key=equal.count, reverse=True))
+
+
+def busy(found: list[noise.Trial]) -> int:
+    """Return how many comparisons of equal sides ended undecided on a busy machine."""
+    open_ = [trial for trial in found if not trial.slowed and trial.verdict == "inconclusive"]
+    return sum(2 * trial.tainted >= trial.blocks for trial in open_)
 
 
 def disturbed(found: list[noise.Trial]) -> str:

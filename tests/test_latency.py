@@ -102,7 +102,21 @@ def test_a_busy_machine_ends_it(monkeypatch):
     found = compared(0.001, 0.002)
 
     assert found.verdict == "inconclusive" and found.reason.startswith("the machine is busy: 4 of 4 blocks")
-    assert found.speedup is None
+    assert found.speedup is None and found.reference_s is None
+
+
+def test_the_command_writes_json_of_a_machine_too_busy_to_measure(repository, monkeypatch, capsys, tmp_path):
+    from quantkit.cli import main
+
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("QUANTKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(state, "disturbances", lambda *_: ("others took 80 % of a core",))
+    file = tmp_path / "found.json"
+
+    assert main(["latency", "HEAD@timed_here:Call", "HEAD@timed_here:Call", "--json", str(file)]) == 3
+
+    assert "verdict: inconclusive: the machine is busy" in capsys.readouterr().out
+    assert json.loads(file.read_text())["reference_s"] is None
 
 
 def test_real_callables_in_processes_of_their_own():
@@ -158,17 +172,39 @@ def test_an_injected_slow_down_has_its_size():
     assert 1 / found.speedup.value == pytest.approx(1.5, abs=0.1)
 
 
-def test_loads_are_fresh_and_end_with_their_host():
+def test_loads_are_fresh_and_end_with_their_host(tmp_path):
     import cloudpickle
 
-    blob = ("pickled factory", cloudpickle.dumps(lambda: os.getpid))
-    with Host(Side("pid", blob)) as host:
-        first, second = host.load(Side("pid", blob)), host.load(Side("pid", blob))
-        assert first.time(0.0, 3, 3) and second.time(0.0, 1, 1)
-        process = host._process.pid
-        first.end()
-    with pytest.raises(ProcessLookupError):
-        os.kill(process, 0)
+    def make():
+        (tmp_path / str(os.getpid())).touch()
+        return os.getpid
+
+    side = Side("pid", ("pickled factory", cloudpickle.dumps(make)))
+    with Host(side) as host:
+        first, second = host.load(side), host.load(side)
+        assert (len(first.time(0.0, 3, 3)), len(second.time(0.0, 1, 1))) == (3, 1)
+        made = {int(path.name) for path in tmp_path.iterdir()}
+        assert len(made) == 2 and not made & {host._process.pid, os.getpid()}, "each load has a process of its own"
+        gone = made | {host._process.pid}
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in gone) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in gone if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_process_that_is_killed_between_two_turns_fails_the_case():
+    """Not a broken pipe: the command line takes that for the end of its own reader, and for success."""
+    import cloudpickle
+
+    side = Side("sleeper", ("pickled", cloudpickle.dumps(time.time)))
+    with Host(side) as host:
+        load = host.load(side)
+        os.killpg(host._process.pid, signal.SIGKILL)
+        host._process.wait()
+        with pytest.raises(CaseFailed, match="sleeper crashed while it was timed"):
+            load.time(0.0, 1, 1)
+        with pytest.raises(CaseFailed, match="sleeper ended before it could be loaded"):
+            host.load(side)
 
 
 @pytest.fixture

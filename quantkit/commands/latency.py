@@ -35,13 +35,14 @@ def run(options: argparse.Namespace) -> int:
     """Do it; exit 0 faster or same, 1 slower, 2 error, 3 inconclusive."""
     import sys
     from contextlib import ExitStack
+    from functools import partial
 
     from quantkit.latency.protocol import compare
 
     rule = _rule(options)
     with ExitStack() as stack:
         sides = [_side(text, options, stack) for text in (options.baseline, options.candidate)]
-        progress = lambda line: print(line, file=sys.stderr)  # noqa: E731
+        progress = partial(print, file=sys.stderr, flush=True)
         found = compare(*sides, rule=rule, limit_s=options.limit, say=progress)
     for line in _report(found):
         print(line)
@@ -69,6 +70,7 @@ def _rule(options: argparse.Namespace) -> Any:
 
 def _side(text: str, options: argparse.Namespace, stack: ExitStack) -> Side:
     import sys
+    from functools import partial
     from pathlib import Path
 
     from quantkit.latency.artifact import side_of
@@ -81,13 +83,13 @@ def _side(text: str, options: argparse.Namespace, stack: ExitStack) -> Side:
         return named(factory, str(stack.enter_context(checkout(revision))), text)
     if ":" in text:
         return named(text, str(Path.cwd()))
-    return side_of(case_of(text), Settings(threads=options.threads), lambda line: print(line, file=sys.stderr))
+    return side_of(case_of(text), Settings(threads=options.threads), partial(print, file=sys.stderr, flush=True))
 
 
 def _report(found: LatencyComparison) -> list[str]:
     """Return the lines for a reader."""
     lines = [f"{found.candidate} against {found.reference}"]
-    if found.speedup is not None:
+    if found.speedup is not None and found.reference_s and found.candidate_s:
         s = found.speedup
         at = f"{1 - found.rule.alpha:.0%}, all looks together"
         lines.append(f"  {s.value:.3f} [{s.low:.3f}, {s.high:.3f}] times as fast ({at})")

@@ -22,6 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it; return the exit status."""
     import sys
+    from functools import partial
 
     from quantkit.errors import InvalidSetting
     from quantkit.latency import noise
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         shares = [0.0, *(float(text) for text in options.slow_downs.split(",") if text)]
     except ValueError:
         raise InvalidSetting(f"--slow-downs takes shares such as 0.03,0.05: got '{options.slow_downs}'") from None
-    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    say = partial(print, file=sys.stderr, flush=True)
     say(f"comparisons are kept in {noise.file()}")
     found = noise.measure(shares, options.comparisons, threads=options.threads, limit_s=options.limit, say=say)
     for line in noise.report(found):

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from quantkit.catalog import BACKENDS, DATASETS, MODELS, TARGETS
-from quantkit.contracts import Arrays, Session, Target, steps
+from quantkit.catalog import BACKENDS, DATASETS, MODELS
+from quantkit.contracts import Arrays, steps
 from quantkit.errors import Unsupported
 from quantkit.latency.side import Side
 from quantkit.pipeline.artifact import artifact
-from quantkit.pipeline.inside import INPUTS
+from quantkit.pipeline.inside import INPUTS, opened
 from quantkit.pipeline.plan import untimed
 from quantkit.pipeline.settings import Settings
 from quantkit.records import Case
@@ -50,9 +50,7 @@ class Opened:
     """An artifact on its target; each call answers the next input. Made in the process that is timed."""
 
     def __init__(self, case: Case, folder: str, inputs: list[Arrays], threads: int):
-        target: Target = TARGETS.get(case.target)
-        session = BACKENDS.get(case.backend).open(Path(folder), target, threads)
-        self._session: Session = target.attach(session, case)
+        self._session, target = opened(case, Path(folder), Settings(threads=threads))
         self._fed: list[Any] = [self._session.feed(tuple(map(np.ascontiguousarray, item))) for item in inputs]
         self._next = 0
         self.clock, self.wait = target.clock, target.synchronize

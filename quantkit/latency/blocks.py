@@ -45,7 +45,7 @@ class Block:
     Args:
         seconds: of every timed call, reference then candidate.
         taint: why the block does not count; empty where it does.
-        before: state of the machine and of this process before the loads.
+        before: state of the machine and of this process before the first turn.
         after: state after the last turn.
     """
 

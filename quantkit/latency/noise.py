@@ -8,7 +8,6 @@ cut goes on.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from scipy.stats import binomtest, norm
 
 from quantkit.environment import fingerprint
 from quantkit.errors import CorruptFile, InvalidSetting
-from quantkit.files import cache_folder, storage_error
+from quantkit.files import cache_folder, write_atomic
 from quantkit.latency import subject
 from quantkit.latency.protocol import LatencyComparison, Say, compare
 from quantkit.stats.sequential import Rule
@@ -89,20 +88,14 @@ def trials(path: Path | None = None) -> list[Trial]:
 
 
 def keep(trial: Trial, path: Path | None = None) -> None:
-    """Append a comparison, on the disk before anything goes on.
+    """Add a comparison, on the disk before anything goes on; a kill leaves no half line.
 
     Raises:
         StorageError: the folder cannot be written or the disk is full.
     """
     path = path or file()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as out:
-            out.write(json.dumps(asdict(trial)) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-    except OSError as error:
-        raise storage_error(error, path) from error
+    known = path.read_bytes() if path.is_file() else b""
+    write_atomic(path, known + json.dumps(asdict(trial)).encode() + b"\n")
 
 
 def floor_of(found: Sequence[Trial]) -> float | None:

@@ -26,7 +26,7 @@ class LatencyComparison:
         reason: why it is inconclusive.
         speedup: median latency of the reference over the candidate's (2.0 = twice as fast), with the interval of the
             last look: all looks together miss the truth with probability alpha at most. None without two blocks.
-        reference_s: median over blocks of the block's median, seconds; nan without a block.
+        reference_s: median over blocks of the block's median, seconds; None without a block.
         candidate_s: the same of the candidate.
         rule: error rate, noise floor, tolerance.
         blocks: every block, tainted ones included; each has the seconds of every call.
@@ -38,8 +38,8 @@ class LatencyComparison:
     verdict: SequentialVerdict
     reason: str
     speedup: Estimate | None
-    reference_s: float
-    candidate_s: float
+    reference_s: float | None
+    candidate_s: float | None
     rule: Rule
     blocks: tuple[Block, ...]
     elapsed_s: float
@@ -127,7 +127,7 @@ class _Run:
         """Return what was found."""
         verdict: SequentialVerdict = self.last.verdict if self.last else "inconclusive"
         by_side = [[median(block.seconds[which]) for block in self.counted] for which in (0, 1)]
-        reference_s, candidate_s = (median(values) if values else float("nan") for values in by_side)
+        reference_s, candidate_s = (median(values) if values else None for values in by_side)
         return LatencyComparison(
             *names, verdict, reason if verdict == "inconclusive" else "", self.last.speedup if self.last else None,
             reference_s, candidate_s, self.rule, tuple(self.blocks), elapsed_s,

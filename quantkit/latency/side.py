@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -22,6 +22,7 @@ from quantkit.errors import CaseFailed
 
 WORKER = Path(__file__).with_name("worker.py")
 PATIENCE_S = 600.0  # for a load, or for one turn
+LOOK_S = 0.5  # between two looks whether the process that is asked for a load is still there
 FORKS = sys.platform.startswith("linux")
 
 
@@ -64,17 +65,16 @@ class Load:
         Raises:
             CaseFailed: what is timed raised an error, crashed or did not answer.
         """
-        self._connection.send(("for", budget_s, least, most))
+        with self._host.watched("crashed while it was timed"):
+            self._connection.send(("for", budget_s, least, most))
         _, seconds, self.cpu_s = self._answer()
         return seconds
 
     def _answer(self) -> tuple[Any, ...]:
-        try:
+        with self._host.watched("crashed while it was timed"):
             if not self._connection.poll(PATIENCE_S):
                 raise CaseFailed(f"{self._host.name} did not answer within {PATIENCE_S:.0f} s")
             message: tuple[Any, ...] = self._connection.recv()
-        except (EOFError, ConnectionResetError):
-            raise CaseFailed(f"{self._host.name} crashed while it was timed{self._host.last_words()}") from None
         if message[0] == "error":
             raise CaseFailed(f"{self._host.name}: {message[1]}")
         return message
@@ -119,14 +119,31 @@ class Host:
         """
         if self._process is None or not FORKS:
             self._begin()
-        self._commands.send(("load", self._address, side.spec))
-        self._socket.settimeout(PATIENCE_S)
-        try:
-            joined, _ = self._socket.accept()
-        except TimeoutError:
-            raise CaseFailed(f"{side.name} did not start within {PATIENCE_S:.0f} s{self.last_words()}") from None
+        with self.watched("ended before it could be loaded"):
+            self._commands.send(("load", self._address, side.spec))
+        joined = self._joined(side)
         joined.setblocking(True)
         return Load(Connection(joined.detach()), self)
+
+    def _joined(self, side: Side) -> socket.socket:
+        """Return the connection of the load that was asked for."""
+        assert self._process is not None
+        end = time.monotonic() + PATIENCE_S
+        self._socket.settimeout(LOOK_S)
+        while time.monotonic() < end:
+            with contextlib.suppress(TimeoutError):
+                return self._socket.accept()[0]
+            if self._process.poll() is not None:
+                raise CaseFailed(f"the process for {self.name} ended before it could be loaded{self.last_words()}")
+        raise CaseFailed(f"{side.name} did not start within {PATIENCE_S:.0f} s{self.last_words()}")
+
+    @contextlib.contextmanager
+    def watched(self, what: str) -> Iterator[None]:
+        """Say in one line that a process is gone: a broken pipe would be taken for the end of our own reader."""
+        try:
+            yield
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise CaseFailed(f"{self.name} {what}{self.last_words()}") from None
 
     def renew(self) -> None:
         """Start the process anew if that takes at most a third of the time: memory is laid out once per process."""
@@ -145,12 +162,10 @@ class Host:
                 cwd=first.folder or None, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         theirs.close()
-        self._commands.send(("path", [*first.folders, *filter(None, sys.path)]))
-        self._commands.send(("import", list(dict.fromkeys(m for side in self._sides for m in side.modules))))
-        try:
+        with self.watched("ended at once"):
+            self._commands.send(("path", [*first.folders, *filter(None, sys.path)]))
+            self._commands.send(("import", list(dict.fromkeys(m for side in self._sides for m in side.modules))))
             self._commands.recv()
-        except EOFError:
-            raise CaseFailed(f"the process for {self.name} ended at once{self.last_words()}") from None
         self._begun_at = time.monotonic()
         self._begun_in_s = self._begun_at - start
 

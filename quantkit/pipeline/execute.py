@@ -22,7 +22,7 @@ from quantkit.errors import QuantizationError, StorageError, Unsupported
 from quantkit.pipeline import keys, result
 from quantkit.pipeline.arm import Arm
 from quantkit.pipeline.cache import Entry, digest, obtain
-from quantkit.pipeline.crew import Crew, alone
+from quantkit.pipeline.crew import Crew
 from quantkit.pipeline.energy import measure_energy
 from quantkit.pipeline.plan import Planned, baseline_of, unsupported, untimed
 from quantkit.pipeline.settings import Settings, cache_folder
@@ -209,12 +209,12 @@ def race(arms: list[Arm], run: Run) -> str:
 
 
 def one_round(arms: list[Arm], run: Run) -> dict[str, Any]:
-    """Return one trial of every arm that is still going, one after the other, nothing beside them."""
+    """Return one trial of every arm that is still going, one after the other; the run is alone on the machine."""
     trials: dict[str, Any] = {}
     for arm in arms:
         if arm.ended is not None or arm.built is None or arm.answered is None:
             continue
-        with noting_the_end(arm, run, "timing"), alone():
+        with noting_the_end(arm, run, "timing"):
             folders = (arm.built.folder, arm.answered.folder)
             trials[arm.case.id] = run.crew.call(
                 "trial", arm.case.backend, arm.case, *folders, run.settings, limits=run.settings.limits
