@@ -27,6 +27,7 @@ from typing import Any
 from quantkit.environment import fingerprint
 from quantkit.files import write_atomic
 from quantkit.latency import noise, subject
+from quantkit.state.noise import Trial
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / ".quantkit" / "noise"
@@ -169,7 +170,7 @@ def rates(folder: Path, fails: Compare) -> dict[float, noise.Rate]:
     return {share: noise.Rate(sum(alarms), len(alarms)) for share, alarms in found.items()}
 
 
-def table(found: list[noise.Trial]) -> list[str]:
+def table(found: list[Trial]) -> list[str]:
     """Return the rows of all tools."""
     ours = {share: noise.detected(found, share) if share else noise.false_alarms(found) for share in SHARES}
     seconds = sorted(trial.elapsed_s for trial in found)
@@ -200,7 +201,7 @@ def took(tool: str) -> float:
     return gaps[len(gaps) // 2]
 
 
-def page(found: list[noise.Trial], counts: dict[float, int]) -> str:
+def page(found: list[Trial], counts: dict[float, int]) -> str:
     about = fingerprint()
     versions = ", ".join(f"{name} {about['versions'][name]}" for name in ("onnxruntime", "numpy", "quantkit"))
     slow = [trial for trial in found if trial.elapsed_s > 60 + 5]
@@ -224,19 +225,19 @@ def page(found: list[noise.Trial], counts: dict[float, int]) -> str:
     ])  # fmt: skip
 
 
-def verdicts(found: list[noise.Trial]) -> str:
+def verdicts(found: list[Trial]) -> str:
     """Return how often equal sides ended in each verdict."""
     equal = [trial.verdict for trial in found if not trial.slowed]
     return ", ".join(f"{word} {equal.count(word)}" for word in sorted(set(equal), key=equal.count, reverse=True))
 
 
-def busy(found: list[noise.Trial]) -> int:
+def busy(found: list[Trial]) -> int:
     """Return how many comparisons of equal sides ended undecided on a busy machine."""
     open_ = [trial for trial in found if not trial.slowed and trial.verdict == "inconclusive"]
     return sum(2 * trial.tainted >= trial.blocks for trial in open_)
 
 
-def disturbed(found: list[noise.Trial]) -> str:
+def disturbed(found: list[Trial]) -> str:
     left, of = sum(trial.tainted for trial in found), sum(trial.blocks for trial in found)
     return f"{left} of {of} ({left / of:.1%})"
 

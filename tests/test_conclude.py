@@ -62,6 +62,15 @@ def test_speed_is_silent_below_the_floor(latency_s, speed):
     assert pair.speedup.low < pair.speedup.value < pair.speedup.high
 
 
+@pytest.mark.parametrize(("floor", "speed"), [(None, "faster"), (0.005, "faster"), (0.2, "inconclusive")])
+def test_speed_is_silent_below_the_measured_floor_of_the_machine(floor, speed):
+    """A candidate 11 % faster, on a machine whose equal sides differ by that much or not."""
+    candidate = result(latency_s=0.0036)
+    candidate.context["state"] = {"noise_floor": floor}
+
+    assert comparisons([result("fp32"), candidate])[0].speed == speed
+
+
 def test_more_comparisons_make_every_interval_wider():
     """Ten candidates in a family hold 95 % together, so each alone holds more."""
     one = comparisons([result("fp32"), result()])[0].speedup

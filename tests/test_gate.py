@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from quantkit.conclude.compare import DRIFT, FLOOR
+from quantkit.conclude.compare import DRIFT, LEAST_FLOOR
 from quantkit.conclude.gate import CHECKS, Limits
 from quantkit.conclude.gate_asked import limits
 from quantkit.conclude.gate_figures import HOURS
@@ -151,7 +151,7 @@ def test_two_noisy_runs_of_the_same_speed_are_no_regression_and_a_quarter_more_i
 def test_below_the_noise_floor_nothing_is_called_slower():
     """A limit of one per cent does not make a machine see one per cent."""
     asked = Limits(slowdown=0.01, checks=("latency",))
-    slow = 1 + FLOOR * 0.9
+    slow = 1 + LEAST_FLOOR * 0.9
 
     assert only(against(*map(_list, two_runs(now={"latency_s": 0.002 * slow})), asked)).word == "inconclusive"
 

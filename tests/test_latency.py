@@ -19,6 +19,7 @@ from quantkit import compare_latency, state
 from quantkit.errors import CaseFailed, CorruptFile, InvalidSetting, StorageError
 from quantkit.latency import Pace, Rule, noise, own, protocol
 from quantkit.latency.side import Host, Side
+from quantkit.state.noise import LEAST_FLOOR, Trial, floor_of, keep, trials
 
 QUICK = Pace(warmup_s=0.0, turns=2, turn_s=0.004)
 FEW = Rule(first=3, looks=3)
@@ -278,17 +279,17 @@ def test_wrong_words_are_one_line(repository, monkeypatch, capsys, words, said):
 
 
 def trial(speedup, slowed=0.0, verdict="same"):
-    return noise.Trial(slowed, verdict, speedup, 20, 0, 9.0, 0.01, 2, "2026-11-22")
+    return Trial(slowed, verdict, speedup, 20, 0, 9.0, 0.01, 2, "2026-11-22")
 
 
 def test_the_floor_is_what_one_equal_comparison_in_a_hundred_exceeds():
     """Effects of ±1 %: their median is 0.67449 sigma of a normal law, the floor 2.5758 sigma."""
     found = [trial(1.01), trial(0.99)] * 10
 
-    assert noise.floor_of(found) == pytest.approx(0.01 / 0.67449 * 2.57583, rel=1e-4)
-    assert noise.floor_of(found[:19]) is None, "too few"
-    assert noise.floor_of([trial(1.0)] * 20) == noise.LEAST_FLOOR
-    assert noise.floor_of([trial(0.95, slowed=0.05)] * 20) is None, "slowed sides say nothing of it"
+    assert floor_of(found) == pytest.approx(0.01 / 0.67449 * 2.57583, rel=1e-4)
+    assert floor_of(found[:19]) is None, "too few"
+    assert floor_of([trial(1.0)] * 20) == LEAST_FLOOR
+    assert floor_of([trial(0.95, slowed=0.05)] * 20) is None, "slowed sides say nothing of it"
 
 
 def test_the_rule_takes_the_floor_of_this_machine(tmp_path):
@@ -296,8 +297,8 @@ def test_the_rule_takes_the_floor_of_this_machine(tmp_path):
     assert noise.rule(path=path) == Rule()
 
     for _ in range(10):
-        noise.keep(trial(1.005), path)
-        noise.keep(trial(0.995), path)
+        keep(trial(1.005), path)
+        keep(trial(0.995), path)
 
     assert noise.rule(path=path).floor == pytest.approx(0.01909, rel=1e-3)
     assert noise.rule(path=path).tolerance == pytest.approx(2 * 0.01909, rel=1e-3)
@@ -313,32 +314,32 @@ def test_rates_have_exact_intervals():
 
 def test_comparisons_are_kept_and_a_cut_line_is_named(tmp_path):
     path = tmp_path / "noise.jsonl"
-    noise.keep(trial(float("nan")), path)
-    assert noise.trials(path)[0].speedup != noise.trials(path)[0].speedup
+    keep(trial(float("nan")), path)
+    assert trials(path)[0].speedup != trials(path)[0].speedup
 
     path.write_text(path.read_text() + '{"slowed": 0.0, "verd')
 
     with pytest.raises(CorruptFile, match="cannot be read"):
-        noise.trials(path)
+        trials(path)
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(StorageError, match="cannot write"):
-        noise.keep(trial(1.0), tmp_path / "file" / "noise.jsonl")
+        keep(trial(1.0), tmp_path / "file" / "noise.jsonl")
 
 
 def test_the_self_test_goes_on_where_it_was_cut(tmp_path, monkeypatch):
     path, asked = tmp_path / "noise.jsonl", []
     for _ in range(3):
-        noise.keep(trial(1.0), path)
+        keep(trial(1.0), path)
     monkeypatch.setattr(noise.subject, "layers_for", lambda threads: 4)
     monkeypatch.setattr(noise, "_one", lambda share, *_, **__: asked.append(share) or trial(0.95, share, "slower"))
 
     found = noise.measure([0.0, 0.05], 4, threads=2, limit_s=1, say=lambda line: None, path=path)
 
-    assert sorted(asked) == [0.0, 0.05, 0.05, 0.05, 0.05] and len(found) == len(noise.trials(path)) == 8
+    assert sorted(asked) == [0.0, 0.05, 0.05, 0.05, 0.05] and len(found) == len(trials(path)) == 8
     with pytest.raises(InvalidSetting, match="at least 1 comparison"):
         noise.measure([0.0], 0, threads=2, limit_s=1, say=print, path=path)
 

@@ -21,6 +21,7 @@ from quantkit.pipeline.settings import Settings
 from quantkit.pipeline.store import Store
 from quantkit.pipeline.trial import _timed
 from quantkit.records import Case
+from quantkit.state.noise import Trial, keep
 
 BASE, CANDIDATE = Case("tiny_plane", "fp32", "grid", "cpu"), Case("tiny_plane", "int8_static", "grid", "cpu")
 SETTINGS = Settings.of("fast", rounds=3, reruns=2, items=100, time_limit_s=20.0)
@@ -49,14 +50,8 @@ class Told:
 
 
 @pytest.fixture
-def raced(plugins, home, monkeypatch):
+def raced(plugins, home):
     """Run a race of baseline and candidate whose trials are disturbed by script; return crew, arms, what was said."""
-
-    @contextmanager
-    def alone(*_):
-        yield
-
-    monkeypatch.setattr("quantkit.pipeline.execute.alone", alone, raising=False)
 
     def run(script, settings=SETTINGS, interrupted=None):
         said, crew = [], Told(script, interrupted)
@@ -66,6 +61,17 @@ def raced(plugins, home, monkeypatch):
         return crew, arms, said
 
     return run
+
+
+def test_the_noise_floor_of_the_machine_goes_with_its_timings(raced):
+    """As `quantkit selftest noise` has kept it: effects of 4 % between equal sides."""
+    _, (before, _), _ = raced([])
+    for speedup in [1.04, 0.96] * 10:
+        keep(Trial(0.0, "same", speedup, 20, 0, 9.0, 0.01, 1, "2026-11-22"))
+    _, (after, _), _ = raced([])
+
+    assert taint.state_of(before)["noise_floor"] is None
+    assert taint.state_of(after)["noise_floor"] == pytest.approx(0.04 / 0.67449 * 2.57583, rel=1e-4)
 
 
 def numbers(arm):

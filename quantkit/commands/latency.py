@@ -15,13 +15,14 @@ EXAMPLES = """
   quantkit latency fmnist_cnn-fp32-onnxruntime-cpu fmnist_cnn-int8_static-onnxruntime-cpu
   quantkit latency mymodule:old mymodule:new               factories: each returns the callable that is timed
   quantkit latency main@mymodule:make HEAD@mymodule:make   the same factory in two revisions of this repository
+  quantkit latency main@CASE CASE                          a case as another revision builds and runs it, and as now
 """
 EXIT = {"faster": 0, "same": 0, "slower": 1, "inconclusive": 3}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    what = "id of a case, package.module:factory, or REVISION@package.module:factory"
+    what = "id of a case or package.module:factory; REVISION@ before it takes that revision's code"
     parser.add_argument("baseline", help=what)
     parser.add_argument("candidate", help="what is compared with it, in one of the same forms")
     parser.add_argument("--limit", type=float, default=60.0, metavar="S", help="seconds of measuring (default: 60)")
@@ -73,17 +74,17 @@ def _side(text: str, options: argparse.Namespace, stack: ExitStack) -> Side:
     from functools import partial
     from pathlib import Path
 
-    from quantkit.latency.artifact import side_of
+    from quantkit.latency.artifact import side_at, side_of
     from quantkit.latency.own import checkout, named
     from quantkit.pipeline.plan import case_of
     from quantkit.pipeline.settings import Settings
 
-    revision, at, factory = text.rpartition("@")
-    if at:
-        return named(factory, str(stack.enter_context(checkout(revision))), text)
-    if ":" in text:
-        return named(text, str(Path.cwd()))
-    return side_of(case_of(text), Settings(threads=options.threads), partial(print, file=sys.stderr, flush=True))
+    revision, at, what = text.rpartition("@")
+    files = stack.enter_context(checkout(revision)) if at else Path.cwd()
+    if ":" in what:
+        return named(what, str(files), text)
+    how = case_of(what), Settings(threads=options.threads), partial(print, file=sys.stderr, flush=True)
+    return side_at(revision, files, *how) if at else side_of(*how)
 
 
 def _report(found: LatencyComparison) -> list[str]:

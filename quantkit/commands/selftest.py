@@ -26,13 +26,14 @@ def run(options: argparse.Namespace) -> int:
 
     from quantkit.errors import InvalidSetting
     from quantkit.latency import noise
+    from quantkit.state.noise import file
 
     try:
         shares = [0.0, *(float(text) for text in options.slow_downs.split(",") if text)]
     except ValueError:
         raise InvalidSetting(f"--slow-downs takes shares such as 0.03,0.05: got '{options.slow_downs}'") from None
     say = partial(print, file=sys.stderr, flush=True)
-    say(f"comparisons are kept in {noise.file()}")
+    say(f"comparisons are kept in {file()}")
     found = noise.measure(shares, options.comparisons, threads=options.threads, limit_s=options.limit, say=say)
     for line in noise.report(found):
         print(line)

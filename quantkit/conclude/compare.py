@@ -19,7 +19,7 @@ from quantkit.stats.retention import Retention, compare, decide
 
 Verdict = Literal["pass", "regression", "inconclusive", "unavailable"]
 DRIFT = 0.015  # relative, between whole runs of one machine (see docs/decisions/0003)
-FLOOR = 0.03  # relative; a smaller change of speed is never called one (see docs/decisions/0003)
+LEAST_FLOOR = 0.03  # relative; a smaller change of speed is never called one (see docs/decisions/0003)
 
 NO_BASELINE = "no baseline was measured on this backend: measure full precision there too (the method fp32)"
 OTHER = "it was measured against another baseline (other weights, versions or settings): run it again"
@@ -44,6 +44,11 @@ class Comparison:
     speedup: Estimate | None = None
     speed: Literal["faster", "slower", "inconclusive", "unavailable"] = "unavailable"
     speed_reason: str = ""
+
+
+def floor_for(result: Result) -> float:
+    """Return the noise floor of the machine that timed a result, relative: at least what equal runs differ by."""
+    return max(LEAST_FLOOR, result.context.get("state", {}).get("noise_floor") or 0.0)
 
 
 def checked_margin(margin: float) -> float:
@@ -159,7 +164,7 @@ def _pair(result: Result, baseline: Result | None, margin: float | None, alpha: 
             estimate = ratio_of_medians(*rounds, confidence=level, prediction=True, drift=drift)
         except ValueError as error:
             return retained(replace(pair, speed_reason=str(error)), margin, alpha) if baseline else pair
-        pair = replace(pair, speedup=estimate, speed=speed_verdict(estimate, FLOOR))
+        pair = replace(pair, speedup=estimate, speed=speed_verdict(estimate, floor_for(result)))
         if result.status == "tainted":  # the figures are kept; nothing is concluded from them
             pair = replace(pair, speed="inconclusive", speed_reason=f"tainted: {result.reason}")
     elif result.context.get("untimed"):

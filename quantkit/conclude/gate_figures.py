@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from quantkit.conclude.compare import DRIFT, FLOOR, Comparison
+from quantkit.conclude.compare import DRIFT, Comparison, floor_for
 from quantkit.conclude.gate import Check, Limits, Name, Word
 from quantkit.conclude.gate_refusals import Refusal
 from quantkit.conclude.wording import explain, sign
@@ -77,7 +77,7 @@ def slowdown(now: Result, then: Result, confidence: float) -> tuple[Estimate, bo
 
 def latency(result: Result, change: Estimate, limit: float, live: str, how: str) -> Check:
     """Return the check of a growth of latency; `live` is the command that decides it where this cannot."""
-    check = _judged(result, "latency", change, limit, FLOOR, how)
+    check = _judged(result, "latency", change, limit, floor_for(result), how)
     if check.word == "inconclusive":
         return replace(check, todo=f"decide it live: {live}")
     if check.word == "regression":

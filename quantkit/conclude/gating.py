@@ -147,11 +147,11 @@ def _in_one_run(pair: Comparison, name: Name, limits: Limits) -> Check:
 
 
 def _revisions(now: Result, then: Result) -> str:
-    """Return the command that compares two revisions of the code; docs/gate.md has the factory."""
+    """Return the command that compares the case as two revisions of the code build and run it."""
     old, new = _commit(then), _commit(now)
     if not (old and new) or old == new:
         old, new = "BASE", "CAND"
-    return f"quantkit latency {old}@MODULE:FACTORY {new}@MODULE:FACTORY"
+    return f"quantkit latency {old}@{now.case.id} {new}@{now.case.id}"
 
 
 def _commit(result: Result) -> str:

@@ -7,44 +7,19 @@ cut goes on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest
 
-from quantkit.environment import fingerprint
-from quantkit.errors import CorruptFile, InvalidSetting
-from quantkit.files import cache_folder, write_atomic
+from quantkit.errors import InvalidSetting
 from quantkit.latency import subject
 from quantkit.latency.protocol import LatencyComparison, Say, compare
+from quantkit.state.noise import ENOUGH, Trial, floor_of, keep, trials
 from quantkit.stats.sequential import Rule
-
-ENOUGH = 20  # comparisons of equal sides before a floor is derived from them
-LEAST_FLOOR = 0.005
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One comparison of the self-test.
-
-    Args:
-        slowed: share by which the candidate was slowed: 0.0 for equal sides.
-        speedup: the estimate; nan where there was none.
-    """
-
-    slowed: float
-    verdict: str
-    speedup: float
-    blocks: int
-    tainted: int
-    elapsed_s: float
-    floor: float
-    threads: int
-    created: str
 
 
 @dataclass(frozen=True)
@@ -64,51 +39,6 @@ class Rate:
         """Low and high end."""
         found = binomtest(self.count, self.of).proportion_ci(0.95)
         return float(found.low), float(found.high)
-
-
-def file() -> Path:
-    """Return where this machine's comparisons are kept: one line each."""
-    return cache_folder() / "noise" / f"{fingerprint()['id']}.jsonl"
-
-
-def trials(path: Path | None = None) -> list[Trial]:
-    """Return the comparisons of this machine so far.
-
-    Raises:
-        CorruptFile: a line cannot be read.
-    """
-    path = path or file()
-    lines = path.read_text().splitlines() if path.is_file() else []
-    try:
-        return [Trial(**json.loads(line)) for line in lines if line.strip()]
-    except (ValueError, TypeError) as error:
-        raise CorruptFile(
-            f"{path} cannot be read ({error}): remove it and run 'quantkit selftest noise' again"
-        ) from None
-
-
-def keep(trial: Trial, path: Path | None = None) -> None:
-    """Add a comparison, on the disk before anything goes on; a kill leaves no half line.
-
-    Raises:
-        StorageError: the folder cannot be written or the disk is full.
-    """
-    path = path or file()
-    known = path.read_bytes() if path.is_file() else b""
-    write_atomic(path, known + json.dumps(asdict(trial)).encode() + b"\n")
-
-
-def floor_of(found: Sequence[Trial]) -> float | None:
-    """Return the noise floor from comparisons of equal sides, relative; None where they are too few.
-
-    The effect that one in a hundred comparisons exceeds, from the median absolute deviation (the tails of few
-    comparisons say little); at least 0.5 %.
-    """
-    effects = [abs(trial.speedup - 1) for trial in found if not trial.slowed and trial.speedup > 0]
-    if len(effects) < ENOUGH:
-        return None
-    sigma = median(effects) / float(norm.ppf(0.75))
-    return max(LEAST_FLOOR, sigma * float(norm.ppf(0.995)))
 
 
 def rule(alpha: float = 0.01, path: Path | None = None) -> Rule:

@@ -22,6 +22,7 @@ class Arm:
         trials: one timed process a round.
         reruns: how many rounds of its race were run again because they were disturbed.
         machine: the machine's state when the race began.
+        noise_floor: what `quantkit selftest noise` found on this machine; None where it was not run.
         untimed: why there will be none.
         energy: of one inference, where a meter is; else `no_energy` says why there is none.
     """
@@ -32,6 +33,7 @@ class Arm:
     trials: list[dict[str, Any]] = field(default_factory=list)
     reruns: int = 0
     machine: Snapshot | None = None
+    noise_floor: float | None = None
     ended: QuantizationError | None = None
     untimed: str = ""
     energy: Energy | None = None

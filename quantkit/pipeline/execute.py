@@ -29,7 +29,7 @@ from quantkit.pipeline.settings import Settings, cache_folder
 from quantkit.pipeline.store import Store
 from quantkit.pipeline.taint import Rounds, watched
 from quantkit.records import Case, Result
-from quantkit.state import snapshot
+from quantkit.state import noise_floor, snapshot
 
 Say = Callable[[str], None]
 ORIGINAL = "original in PyTorch"
@@ -42,6 +42,7 @@ class Run:
     Args:
         fresh: measure again what is stored already.
         watch: run disturbed rounds again and say what stays disturbed; QUANTKIT_DISTURBED decides.
+        noise_floor: of this machine, where `quantkit selftest noise` has measured it.
     """
 
     settings: Settings
@@ -51,6 +52,7 @@ class Run:
     fresh: bool = False
     cache: Path = field(default_factory=cache_folder)
     watch: bool = field(default_factory=watched)
+    noise_floor: float | None = field(default_factory=noise_floor)
 
 
 def execute(cases: Iterable[Case], run: Run) -> list[Result]:
@@ -204,7 +206,7 @@ def race(arms: list[Arm], run: Run) -> str:
             run.say(f"disturbed {arms[0].case.model}: {again}")
     for arm in (arm for arm in arms if arm.ended is None):
         arm.trials = [rounds.trials[number][arm.case.id] for number in range(run.settings.rounds)]
-        arm.reruns, arm.machine = rounds.reruns, machine
+        arm.reruns, arm.machine, arm.noise_floor = rounds.reruns, machine, run.noise_floor
     return key
 
 

@@ -75,6 +75,7 @@ def state_of(arm: Arm) -> dict[str, Any]:
         "machine": arm.machine.as_dict() if arm.machine else {},
         "conditions": list(conditions(arm.machine)) if arm.machine else [],
         "reruns": arm.reruns,
+        "noise_floor": arm.noise_floor,
         "trials": [
             {name: one["trial"][name] for name in names if name in one["trial"]} | {"disturbed": list(disturbed(one))}
             for one in arm.trials
