@@ -7,6 +7,7 @@ is known beforehand.
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import threading
@@ -213,20 +214,20 @@ def repository(tmp_path):
     """Two revisions of a module; in the second it takes twice as long on a clock of its own."""
     folder = tmp_path / "code"
     folder.mkdir()
-
-    def git(*words):
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
-
-    git("init", "-b", "main")
+    git(folder, "init", "-b", "main")
     for seconds in ("0.001", "0.002"):
         (folder / "timed_here.py").write_text(
             "class Call:\n    now = 0.0\n    def clock(self): return self.now\n"
             f"    def __call__(self): self.now += {seconds}\n"
         )
-        git("add", "-A")
-        git("commit", "-m", seconds)
+        git(folder, "add", "-A")
+        git(folder, "commit", "-m", seconds)
     return folder
+
+
+def git(folder, *words):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
 
 
 def test_two_revisions_are_compared_each_from_its_own_files(repository):
@@ -255,6 +256,57 @@ def test_the_command_compares_factories_of_revisions(repository, monkeypatch, ca
     said = capsys.readouterr().out
     assert status == 1 and "verdict: slower" in said and "0.500" in said
     assert json.loads((tmp_path / "found.json").read_text())["verdict"] == "slower"
+
+
+@pytest.fixture
+def project(plugins, home, monkeypatch):
+    """A repository with the plug-ins of the tests; in its second revision their backend takes 2 ms longer a call."""
+    folder = home / "project"
+    shutil.copytree(os.environ["QUANTKIT_PLUGINS"], folder / "plugins", ignore=shutil.ignore_patterns("__pycache__"))
+    git(folder, "init", "-b", "main")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-m", "fast")
+    backend = folder / "plugins" / "backends" / "grid.py"
+    code = backend.read_text()
+    slow = code.replace(
+        "    def run(self, fed):\n", "    def run(self, fed):\n        __import__('time').sleep(0.002)\n"
+    )
+    assert slow != code
+    backend.write_text(slow)
+    git(folder, "commit", "-am", "slow")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("QUANTKIT_PLUGINS", "plugins")
+    return folder
+
+
+def test_a_case_is_compared_as_two_revisions_build_and_run_it(project, capsys):
+    from quantkit.cli import main
+
+    words = ["latency", "HEAD~1@tiny_plane-fp32-grid-cpu", "tiny_plane-fp32-grid-cpu"]
+
+    assert main(words) == 1
+    said = capsys.readouterr().out
+    assert "tiny_plane-fp32-grid-cpu against HEAD~1@tiny_plane-fp32-grid-cpu" in said and "verdict: slower" in said
+
+
+def test_a_revision_that_cannot_build_a_case_is_one_line(project, capsys):
+    from quantkit.cli import main
+
+    (project / "plugins" / "backends" / "grid.py").write_text("import nowhere\n")
+    git(project, "commit", "-am", "broken")
+    git(project, "checkout", "HEAD~1", ".")
+    (project / "quantkit").mkdir()
+    (project / "quantkit" / "__init__.py").touch()
+    git(project, "add", "-A")
+    git(project, "commit", "-m", "another quantkit")
+
+    assert main(["latency", "HEAD~1@tiny_plane-fp32-grid-cpu", "tiny_plane-fp32-grid-cpu"]) == 2
+    broken = capsys.readouterr().err
+    assert main(["latency", "HEAD@tiny_plane-fp32-grid-cpu", "tiny_plane-fp32-grid-cpu"]) == 2
+    older = capsys.readouterr().err
+
+    assert "cannot be built at HEAD~1: " in broken and "nowhere" in broken and "Traceback" not in broken
+    assert "HEAD has a quantkit that does not know this comparison" in older and "module:factory" in older
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,17 @@ def side_at(revision: str, files: Path, case: Case, settings: Settings, say: Say
             command, cwd=files, env=os.environ | surroundings, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-            raise CaseFailed(f"{case.id} cannot be built at {revision}: {said}")
+            raise _why(case, revision, done.stderr)
         return _side(f"{revision}@{case.id}", case, out.read_text(), settings, surroundings, str(files))
+
+
+def _why(case: Case, revision: str, errors: str) -> CaseFailed:
+    said = (errors.strip().splitlines() or ["it ended without a word"])[-1]
+    if "quantkit.latency" in said and said.startswith(("ImportError", "ModuleNotFoundError")):
+        return CaseFailed(
+            f"{revision} has a quantkit that does not know this comparison: compare a module:factory that both have"
+        )
+    return CaseFailed(f"{case.id} cannot be built at {revision}: {said}")
 
 
 def build_to(case: str, threads: str, out: str) -> None:

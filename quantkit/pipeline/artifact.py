@@ -11,6 +11,7 @@ from quantkit.errors import Unsupported
 from quantkit.pipeline import keys
 from quantkit.pipeline.cache import Entry, obtain
 from quantkit.pipeline.isolate import Workshop
+from quantkit.pipeline.locks import Room
 from quantkit.pipeline.plan import unsupported
 from quantkit.pipeline.settings import Settings, cache_folder
 from quantkit.records import Case
@@ -28,8 +29,9 @@ def artifact(case: Case, settings: Settings, say: Say) -> Entry:
         raise Unsupported(f"{case.id}: {reason}")
 
     def make(folder: Path) -> dict[str, Any]:
-        say(f"building  {case.id}")
-        return built(case, "quantkit.pipeline.inside:build", folder, settings, settings)
+        with Room(say).shared(f"build {case.id}"):
+            say(f"building  {case.id}")
+            return built(case, "quantkit.pipeline.inside:build", folder, settings, settings)
 
     return obtain(cache_folder() / "artifacts", keys.artifact_key(case, settings), make, say)
 
