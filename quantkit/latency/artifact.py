@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from quantkit.catalog import BACKENDS, DATASETS, MODELS, VARIABLE
-from quantkit.contracts import Arrays, steps
+from quantkit.contracts import Arrays
 from quantkit.errors import CaseFailed, Unsupported
 from quantkit.latency.side import Side
 from quantkit.pipeline.artifact import artifact
-from quantkit.pipeline.inside import INPUTS, opened
+from quantkit.pipeline.inside import INPUTS, opened, timed_inputs
 from quantkit.pipeline.plan import case_of, untimed
 from quantkit.pipeline.settings import Settings
 from quantkit.records import Case
@@ -97,13 +96,9 @@ def _plugins_at(files: Path) -> str:
     return os.pathsep.join(str(files / p.relative_to(here) if p.is_relative_to(here) else p) for p in told)
 
 
-def _inputs(model: str) -> list[Arrays]:
-    """Return the inputs of the timed calls: the first evaluation items, or the first positions of one."""
-    entry = MODELS.get(model)
-    split = DATASETS.get(entry.info.dataset).evaluation(INPUTS)
-    if entry.info.stepwise:
-        return list(islice(steps(split.item(0)), INPUTS))
-    return [split.item(i) for i in range(len(split))]
+def _inputs(name: str) -> list[Arrays]:
+    model = MODELS.get(name)
+    return timed_inputs(model, DATASETS.get(model.info.dataset).evaluation(INPUTS))
 
 
 class Opened:

@@ -101,12 +101,16 @@ def evaluate(case: Case, folder: Path, kept: Path, settings: Settings) -> dict[s
     answers = np.concatenate([answer_item(session, split.item(i)) for i in range(len(split))])
     residency = dict(session.residency()) if hasattr(session, "residency") else {}
     session.close()
-    timed = tuple(x[:INPUTS] for x in split.inputs)
-    if model.info.stepwise:
-        timed = tuple(np.concatenate(parts) for parts in zip(*islice(steps(split.item(0)), INPUTS), strict=True))
-    np.savez(kept / TIMED_INPUTS, *timed)
+    np.savez(kept / TIMED_INPUTS, *map(np.concatenate, zip(*timed_inputs(model, split), strict=True)))
     answered = judged(case.id, model, answers, split, kept) | {"residency": residency}
     return answered | {"elapsed_s": time.perf_counter() - started}
+
+
+def timed_inputs(model: Model, split: Split) -> list[Arrays]:
+    """Return what the timed calls answer in turn: the first items, or the first positions of the first item."""
+    if model.info.stepwise:
+        return list(islice(steps(split.item(0)), INPUTS))
+    return [split.item(i) for i in range(min(INPUTS, len(split)))]
 
 
 def _at_once(session: Session, item: Arrays) -> np.ndarray:

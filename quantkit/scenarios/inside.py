@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from quantkit.catalog import BACKENDS, MODELS, TARGETS
+from quantkit.catalog import MODELS
 from quantkit.contracts import Session, Split, Target, steps
-from quantkit.pipeline.inside import evaluation_items
+from quantkit.pipeline.inside import evaluation_items, opened
 from quantkit.pipeline.settings import Settings
 from quantkit.records import Case
 from quantkit.scenarios import loadgen, log
@@ -27,11 +27,10 @@ START = 0.5  # of what the workers can do: the rate at which the search for a se
 def run(case: Case, folder: Path, settings: Settings, load: Load, heart: Path) -> LoadResult:
     """Answer items under load; `heart` is a file in which the number of answers so far is kept for who waits."""
     started = time.perf_counter()
-    target = TARGETS.get(case.target)
     split = evaluation_items(case.model, settings).first(ITEMS)
-    backend, stepwise = BACKENDS.get(case.backend), MODELS.get(case.model).info.stepwise
-    sessions = [backend.open(folder, target, settings.threads) for _ in range(load.workers)]
-    answers = [answerer(session, target, split, stepwise) for session in sessions]
+    stepwise = MODELS.get(case.model).info.stepwise
+    workers = [opened(case, folder, settings) for _ in range(load.workers)]
+    answers = [answerer(session, target, split, stepwise) for session, target in workers]
     item_s = max(loadgen.probe(answer, len(split)) for answer in answers)
     if load.scenario == "server" and load.rate is None:
         load = replace(load, rate=START * load.workers / item_s)
@@ -41,7 +40,7 @@ def run(case: Case, folder: Path, settings: Settings, load: Load, heart: Path) -
             answers, len(split), load, Path(place), item_s=item_s, beat=lambda count: _write(heart, count)
         )
         disturbed = disturbances(before, snapshot(slow=False), own_processor_s() - own_s)
-    for session in sessions:
+    for session, _ in workers:
         session.close()
     done = concluded(case, load, found, spans, item_s, time.perf_counter() - started)
     return replace(done, disturbed=disturbed)
