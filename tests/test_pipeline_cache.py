@@ -89,11 +89,24 @@ def test_another_run_that_was_quicker_wins(tmp_path, said):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_the_source_hash_follows_helpers_beside_a_file(tmp_path):
-    (tmp_path / "plug.py").write_text("from quantkit.family import _helper, other\n")
-    before = cache.source_hash(tmp_path / "plug.py")
-    (tmp_path / "_nobody.py").write_text("not imported")
-    assert cache.source_hash(tmp_path / "plug.py") == before
-    (tmp_path / "_helper.py").write_text("from quantkit.family._deeper import x")
+def test_an_entry_is_made_anew_where_that_is_asked_for(tmp_path, said):
+    first = cache.obtain(tmp_path, "k" * 64, make, said.append)
+    held = (first.folder / "weights.bin").open("rb")
 
-    assert cache.source_hash(tmp_path / "plug.py") != before
+    again = cache.obtain(tmp_path, "k" * 64, lambda folder: make(folder) | {"answer": 43}, said.append, anew=True)
+
+    assert (again.cached, again.facts, cache.read(first.folder).facts) == (False, {"answer": 43}, {"answer": 43})
+    assert held.read() == b"\x01\x02\x03", "whoever had the old one open still reads it"
+    assert len(list(tmp_path.iterdir())) == 1 and said == []
+    held.close()
+
+
+def test_an_entry_that_cannot_be_made_anew_stays(tmp_path, said):
+    def broken(folder):
+        raise QuantizationError("no")
+
+    cache.obtain(tmp_path, "k" * 64, make, said.append)
+    with pytest.raises(QuantizationError, match="no"):
+        cache.obtain(tmp_path, "k" * 64, broken, said.append, anew=True)
+
+    assert cache.obtain(tmp_path, "k" * 64, broken, said.append).facts == {"answer": 42}

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from quantkit.contracts import LayerReport, Plan
 from quantkit.errors import StorageError
 from quantkit.pipeline import inside, keys
 from quantkit.pipeline.crew import Crew
-from quantkit.pipeline.execute import Run, execute
-from quantkit.pipeline.plan import baseline_of, plan
+from quantkit.pipeline.execute import Run, execute, store_refusals
+from quantkit.pipeline.plan import Planned, baseline_of, plan
 from quantkit.pipeline.settings import Settings
 from quantkit.pipeline.store import Store
 from quantkit.records import Case
@@ -64,6 +65,21 @@ def test_what_is_stored_is_not_measured_again_unless_asked(run):
     again = execute([case()], run)
     assert [one.key for one in again] == [one.key for one in first]
     assert all(one.latencies_s != two.latencies_s for one, two in zip(first, again))
+    work = [f"{word} {one.case.id}" for one in again for word in ("built    ", "evaluated")]
+    assert [sum(told.startswith(line) for told in run.said) for line in work] == [1] * 4, "made anew, and once"
+
+
+def test_what_cannot_run_any_more_does_not_stand_as_measured(run):
+    """It ran on this very machine with these very libraries; what another machine measured is left alone."""
+    (ran,) = [one for one in execute([case()], run) if one.case == case()]
+    elsewhere = replace(ran, case=case("int8_weight_only"), fingerprint={"id": "another"})
+    run.store.add(elsewhere)
+    refused = [Planned(one, reason="broken now") for one in (case(), elsewhere.case)]
+
+    store_refusals(refused, run.store)
+
+    found = {one.case: one.status for one in run.store.newest()}
+    assert (found[case()], found[elsewhere.case]) == ("unsupported", "ok")
 
 
 def test_other_settings_are_another_result(run):
@@ -111,11 +127,11 @@ def test_a_case_past_its_time_limit_is_killed(plugins, home, monkeypatch):
     assert "the time limit is 5 s" in found.reason
 
 
-def test_a_corrupted_artifact_is_said_and_built_again(run):
+def test_a_corrupted_artifact_is_said_and_built_again(run, home):
     execute([case()], run)
     (weights,) = [f for f in run.cache.glob("artifacts/*/weights.npy") if f.stat().st_size][:1]
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
-    run.fresh, run.said[:] = True, []
+    run.store, run.said[:] = Store(home / "other.db"), []
 
     found = execute([case()], run)[-1]
 

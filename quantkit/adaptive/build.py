@@ -27,9 +27,10 @@ from quantkit.contracts import Arrays, Model, Session, Split, Target
 from quantkit.errors import InvalidSetting, Unsupported
 from quantkit.pipeline import artifact as pipeline_artifact
 from quantkit.pipeline import inside, keys
-from quantkit.pipeline.cache import Entry, digest, obtain, source_hash
+from quantkit.pipeline.cache import Entry, digest, obtain
 from quantkit.pipeline.plan import unsupported
 from quantkit.pipeline.settings import Settings, cache_folder
+from quantkit.pipeline.sources import source_hash
 from quantkit.records import Case
 
 Say = Callable[[str], None]

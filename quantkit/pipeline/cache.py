@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,39 +15,11 @@ from quantkit.errors import CorruptFile, StorageError
 from quantkit.files import sha256_of, storage_error, write_atomic
 
 MANIFEST = "manifest.json"
-PACKAGE = Path(__file__).parents[1]
-IMPORT = re.compile(r"^ *(?:from|import) +(quantkit[\w., ]*(?: import +(?:\([^)]*\)|[^\n]*))?)", re.MULTILINE)
 
 
 def digest(parts: Any) -> str:
     """Return the hash of any JSON value."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def source_hash(*files: Path) -> str:
-    """Return the hash of source files and of the helpers that they import.
-
-    Helpers are `_*.py` beside them, the named files of `quantkit.numerics` and `quantkit.procedures`, and all of
-    `quantkit.mil`.
-    """
-    every, waiting = set(files), list(files)
-    while waiting:
-        found = set(_helpers(waiting.pop())) - every
-        every |= found
-        waiting += found
-    return digest([sha256_of(file) for file in sorted(every)])
-
-
-def _helpers(file: Path) -> Iterator[Path]:
-    """Yield the helpers whose names stand in a file's imports."""
-    names = {name for line in IMPORT.findall(file.read_text()) for name in re.findall(r"\w+", line)}
-    for helper in file.parent.glob("_*.py"):
-        if helper.stem in names and helper.stem != "__init__":
-            yield helper
-    for room in {"numerics", "procedures"} & names:
-        yield from (found for found in (PACKAGE / room).glob("*.py") if found.stem in names)
-    if "mil" in names:
-        yield from (PACKAGE / "mil").glob("*.py")
 
 
 @dataclass(frozen=True)
@@ -83,16 +54,21 @@ def read(folder: Path) -> Entry:
     )
 
 
-def obtain(folder: Path, key: str, make: Callable[[Path], dict[str, Any]], say: Callable[[str], None]) -> Entry:
+def obtain(
+    folder: Path, key: str, make: Callable[[Path], dict[str, Any]], say: Callable[[str], None], *, anew: bool = False
+) -> Entry:
     """Return the entry of this key below `folder`, or let `make` write it into an empty folder first.
 
     An entry appears under its key only when it is whole; a corrupt one is said, removed and made again.
+
+    Args:
+        anew: make it even where there is one, which it then replaces.
 
     Raises:
         StorageError: the cache cannot be written.
     """
     place = folder / key[:32]
-    if place.exists():
+    if place.exists() and not anew:
         try:
             return read(place)
         except CorruptFile as error:
@@ -103,6 +79,8 @@ def obtain(folder: Path, key: str, make: Callable[[Path], dict[str, Any]], say: 
         folder.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=folder, prefix=".making-"))
         _write_manifest(building, key, make(building))
+        if anew and place.exists():
+            _put_away(place)
         _publish(building, place)
     except StorageError:
         raise
@@ -112,6 +90,13 @@ def obtain(folder: Path, key: str, make: Callable[[Path], dict[str, Any]], say: 
         if building is not None:
             shutil.rmtree(building, ignore_errors=True)
     return replace(read(place), cached=False)
+
+
+def _put_away(place: Path) -> None:
+    """Remove an entry; its name is free at once, and whoever reads its files still has them."""
+    old = Path(tempfile.mkdtemp(dir=place.parent, prefix=".making-"))
+    place.replace(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _publish(building: Path, place: Path) -> None:

@@ -40,7 +40,7 @@ class Run:
     """All that one invocation shares.
 
     Args:
-        fresh: measure again what is stored already.
+        fresh: build, answer and time again what is there already.
         watch: run disturbed rounds again and say what stays disturbed; QUANTKIT_DISTURBED decides.
         noise_floor: of this machine, where `quantkit selftest noise` has measured it.
     """
@@ -51,6 +51,7 @@ class Run:
     say: Say
     fresh: bool = False
     cache: Path = field(default_factory=cache_folder)
+    renewed: set[str] = field(default_factory=set)
     watch: bool = field(default_factory=watched)
     noise_floor: float | None = field(default_factory=noise_floor)
 
@@ -89,12 +90,22 @@ def execute_group(cases: list[Case], run: Run) -> list[Result]:
 
 
 def store_refusals(planned: Iterable[Planned], store: Store) -> None:
-    """Keep the reasons why cases cannot run, so that a report can give them; what was ever measured stays as it is."""
+    """Keep the reasons why cases cannot run: a report gives them, a gate does not pass on what ran before.
+
+    What was measured by another machine, or with other libraries, says nothing of this one and stays as it is.
+    """
     known = {found.case: found for found in store.newest()}
     for cell in planned:
         found = known.get(cell.case)
-        if cell.reason and (found is None or (found.status == "unsupported" and found.reason != cell.reason)):
-            store.add(Result(cell.case, "unsupported", cell.reason, created=_now(), fingerprint=fingerprint()))
+        if cell.reason and (found is None or _outdated(found, cell.reason)):
+            told = fingerprint() | {"revision": revision()}
+            store.add(Result(cell.case, "unsupported", cell.reason, created=_now(), fingerprint=told))
+
+
+def _outdated(found: Result, reason: str) -> bool:
+    if found.status == "unsupported":
+        return found.reason != reason
+    return found.fingerprint.get("id") == fingerprint()["id"]
 
 
 def _now() -> str:
@@ -175,10 +186,24 @@ def once(arm: Arm, run: Run, phase: str, key: str, make: Callable[[Path], dict[s
                 arm.ended = getattr(errors, note["error"])(note["message"])
                 return None
         with noting_the_end(arm, run, phase):
-            return obtain(folder, key, make, run.say)
+            entry = obtain(folder, key, make, run.say, anew=run.fresh and not renewed(key, run))
+            renew(key, run)
+            return entry
         if arm.ended is not None and not run.crew.closed:
             run.crew.board.note("ended", key=key, error=type(arm.ended).__name__, message=str(arm.ended))
     return None
+
+
+def renewed(key: str, run: Run) -> bool:
+    """Return whether a process of this run has made the entry of a key."""
+    return key in run.renewed or any(note["key"] == key for note in run.crew.board.notes("renewed"))
+
+
+def renew(key: str, run: Run) -> None:
+    """Note that this run has the entry of a key: --fresh makes it once."""
+    if run.fresh and key not in run.renewed:
+        run.renewed.add(key)
+        run.crew.board.note("renewed", key=key)
 
 
 def race(arms: list[Arm], run: Run) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 from quantkit.catalog import BACKENDS, DATASETS, METHODS, METRICS, MODELS, TARGETS
 from quantkit.environment import fingerprint
 from quantkit.extras import TABLE, version
-from quantkit.pipeline.cache import digest, source_hash
+from quantkit.pipeline.cache import digest
 from quantkit.pipeline.energy import metered
 from quantkit.pipeline.settings import Settings
+from quantkit.pipeline.sources import source_hash
 from quantkit.records import Case
 from quantkit.targets.simulated import VARIABLE
 

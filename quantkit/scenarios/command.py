@@ -27,11 +27,12 @@ from quantkit.errors import (
 from quantkit.extras import version
 from quantkit.pipeline import plan
 from quantkit.pipeline.artifact import artifact
-from quantkit.pipeline.cache import Entry, digest, source_hash
+from quantkit.pipeline.cache import Entry, digest
 from quantkit.pipeline.isolate import Limits, Workshop
 from quantkit.pipeline.locks import Room
 from quantkit.pipeline.plan import unsupported, untimed
 from quantkit.pipeline.settings import Settings, cache_folder, results_file
+from quantkit.pipeline.sources import source_hash
 from quantkit.records import Case
 from quantkit.scenarios import search, table
 from quantkit.scenarios.load import SCENARIOS, Load, LoadResult, short
