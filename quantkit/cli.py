@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 import traceback
 
@@ -22,6 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     from quantkit.errors import NothingMeasured, QuantizationError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without a dash of ours still gets its table
     options = parser().parse_args(arguments)
     try:
         return options.command(options)
@@ -35,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.close()  # the reader of a pipe (head, less) has seen enough
         return 0
     except KeyboardInterrupt:
-        print("\nquantkit: interrupted; what is finished is kept, the same command continues", file=sys.stderr)
+        print(
+            "\nquantkit: interrupted; what is stored is kept, and the same command goes on from there", file=sys.stderr
+        )
         return 130
     except Exception:
         # Never 1: to a script that would mean "regression".

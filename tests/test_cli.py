@@ -1,6 +1,7 @@
 """The command line: thin, quick to start, one line for an error, exit statuses a script can use."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from quantkit.pipeline.store import Store
 from quantkit.records import Case, Result
 from tests.test_conclude import result
 
-COMMANDS = ("list", "plan", "run", "compare", "gate", "show", "formats", "export", "adapt")
+COMMANDS = cli.COMMANDS
 
 
 @pytest.fixture
@@ -30,6 +31,17 @@ def test_every_command_has_help_with_examples(capsys, command):
 
     assert left.value.code == 0
     assert f"quantkit {command}" in capsys.readouterr().out.partition("examples:")[2]
+
+
+def test_a_terminal_without_our_dashes_gets_its_table(stored):
+    """Sizes are not stored here: the table has an en dash for them."""
+    code = f"import sys; from quantkit import cli; sys.exit(cli.main(['show', '--results', {str(stored.path)!r}]))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+
+    assert done.returncode == 0 and done.stderr == ""
+    assert "? / ? / ?" in done.stdout
 
 
 def test_help_imports_nothing_heavy():

@@ -175,6 +175,16 @@ def test_a_tainted_result_keeps_its_figures_and_its_quality_and_loses_its_speed(
     assert pair_of(results[1], results[0]).speed == "inconclusive"
 
 
+def test_disturbed_rounds_that_were_kept_are_said():
+    trials = [{"disturbed": []}, {"disturbed": ["other processes used 1.55 cores (limit 0.25)"]}]
+    noisy = result()
+    noisy = replace(noisy, context=noisy.context | {"state": {"trials": trials}})
+
+    assert state_lines([result("fp32"), noisy])[0].startswith(
+        "1 of 2 timed results hold rounds that something disturbed"
+    )
+
+
 def test_conditions_that_held_are_said_once():
     held = {"state": {"conditions": ["on battery power", "niceness 10"]}}
     results = [result("fp32"), result()]

@@ -513,6 +513,8 @@ def test_a_scenario_that_fails_costs_no_other_its_outcome(capsys, shared, monkey
         (["tiny_plane-int8_static-grid-ane"], "needs macOS on Apple silicon"),
         ([CASE.id, "--scenario", "serve"], "no scenario named 'serve'"),
         ([CASE.id, "--scenario", "offline", "--rate", "5"], "--rate belongs to scenario server"),
+        ([CASE.id, "--scenario", "server", "--rate", "0.001"], "queries take 662,000 s, the time limit is 600 s"),
+        (["--scenario", "server"], "--scenario server needs a case"),
         (
             [CASE.id, "--scenario", "server", "--samples-per-query", "5"],
             "--samples-per-query belongs to scenario multi",

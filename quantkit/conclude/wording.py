@@ -20,10 +20,20 @@ def state_lines(results: Sequence[Result]) -> list[str]:
             f"{tainted} of {timed} timed results are tainted: the machine was disturbed, so their speed is not judged; "
             "the same command times them again (QUANTKIT_DISTURBED=keep takes them as they are)"
         )
+    kept = [r for r in results if r.status == "ok" and _disturbed(r)]
+    if kept:
+        lines.append(
+            f"{len(kept)} of {timed} timed results hold rounds that something disturbed, kept as they were "
+            "(QUANTKIT_DISTURBED=keep): their speed may not be the model's"
+        )
     held = [line for result in results for line in result.context.get("state", {}).get("conditions", ())]
     if held:
         lines.append(f"the machine while timing: {', '.join(dict.fromkeys(held))}")
     return lines
+
+
+def _disturbed(result: Result) -> bool:
+    return any(trial.get("disturbed") for trial in result.context.get("state", {}).get("trials", ()))
 
 
 def measured(result: Result, metric: str) -> Measurement | None:

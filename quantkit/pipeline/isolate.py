@@ -125,8 +125,8 @@ def _over(pid: int, started: float, limits: Limits) -> str:
         reason = f"killed after {elapsed:.0f} s: the time limit is {limits.time_s:.0f} s (--time-limit)"
     used = held_bytes(pid, limits.memory_bytes)
     if used > limits.memory_bytes:
-        limit = f"the memory limit is {limits.memory_bytes / 2**30:.1f} GiB (--memory-limit)"
-        reason = f"killed at {used / 2**30:.1f} GiB: {limit}"
+        limit = f"the memory limit is {limits.memory_bytes / 2**30:.3g} GiB (--memory-limit)"
+        reason = f"killed at {used / 2**30:.3g} GiB: {limit}"
     if reason:
         _kill(pid)
     return reason

@@ -64,6 +64,10 @@ def run(options: Namespace, say: Say, show: Say) -> int:
     """
     place, failed = options.results or results_file(), 0
     if not options.cases:
+        if options.scenario != "all":
+            raise InvalidSetting(
+                f"--scenario {options.scenario} needs a case: quantkit load MODEL-METHOD-BACKEND-TARGET"
+            )
         found = Loads(place, write=False).newest_loads()
         if not found:
             raise NothingMeasured("no case was put under load yet: quantkit load MODEL-METHOD-BACKEND-TARGET")
@@ -75,6 +79,7 @@ def run(options: Namespace, say: Say, show: Say) -> int:
             "time_limit_s": time_limit(options, loads),
             "memory_limit_bytes": Settings.bytes_of(options.memory_limit),
         }
+        _check_length(loads, limits["time_limit_s"])
         settings = Settings.of("regular", threads=options.threads, items=options.items, **limits)
         bench = Bench(settings, Loads(place), say, options.fresh)
         found, failed = of_all(cases, loads, bench)
@@ -128,6 +133,21 @@ def time_limit(options: Namespace, loads: list[Load]) -> float:
     if options.time_limit is not None:
         return float(options.time_limit)
     return max(600.0, *(5 * load.duration_s for load in loads))
+
+
+def _check_length(loads: list[Load], time_limit_s: float) -> None:
+    """Refuse a server's rate at which the least number of queries would not be asked in the time.
+
+    Raises:
+        InvalidSetting: it would be killed at the time limit.
+    """
+    for load in loads:
+        if load.rate is not None and load.least_queries / load.rate > time_limit_s:
+            raise InvalidSetting(
+                f"--rate {load.rate:g}: its least {load.least_queries:,} queries take "
+                f"{load.least_queries / load.rate:,.0f} s, the time limit is {time_limit_s:,.0f} s: raise the rate, "
+                "give fewer --queries, or a longer --time-limit"
+            )
 
 
 def of_all(cases: list[Case], loads: list[Load], bench: Bench) -> tuple[list[LoadResult], int]:
