@@ -83,5 +83,6 @@ def storage_error(error: OSError, path: Path) -> StorageError:
         )
     reason = error.strerror or type(error).__name__
     return StorageError(
-        f"cannot write {path}: {reason}; choose a writable folder, by the option that names this one or, for the cache, QUANTKIT_HOME"
+        f"cannot write {path}: {reason}; "
+        "choose a writable folder, by the option that names this one or, for the cache, QUANTKIT_HOME"
     )

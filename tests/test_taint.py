@@ -127,6 +127,7 @@ def test_an_interrupted_race_goes_on_and_knows_what_was_disturbed(raced):
     assert len(crew.calls) == 4
     assert taint.verdict(arms[1].trials, arms[0].trials, 1) == ""
     assert [line for line in said if "again" in line] == ["disturbed tiny_plane: round 1 will be run again: x"]
+    assert sum("kept from the run that was interrupted" in line for line in said) == 2
 
 
 def test_no_reruns_means_none(raced):

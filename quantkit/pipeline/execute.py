@@ -226,7 +226,8 @@ def race(arms: list[Arm], run: Run) -> str:
         if not stored:
             run.store.keep_part(key, str(number), rounds.trials[number])
         seconds = time.monotonic() - started
-        run.say(f"timed     {arms[0].case.model}: round {number + 1}/{run.settings.rounds}, {seconds:.0f} s")
+        told = f"{seconds:.0f} s" if stored is None else "kept from the run that was interrupted"
+        run.say(f"timed     {arms[0].case.model}: round {number + 1}/{run.settings.rounds}, {told}")
         if again:
             run.say(f"disturbed {arms[0].case.model}: {again}")
     for arm in (arm for arm in arms if arm.ended is None):
