@@ -61,7 +61,7 @@ def test_a_gate_never_passes_what_it_cannot_judge():
 
 def test_an_older_run_is_a_baseline_case_by_case():
     """The same case lost ten points since: a regression, whatever full precision does."""
-    check = only(against([result(right=1_700)], [result("fp32"), result(right=1_900)], QUALITY))
+    check = only(against([result(right=1_700)], [result(right=1_900)], QUALITY))
 
     assert check.word == "regression"
     assert check.change.value == pytest.approx(0.1)
@@ -300,6 +300,93 @@ def test_support_that_was_lost_and_cases_that_failed_are_no_pass():
     assert against([Result(now.case, "failed", "crashed")], [then], QUALITY).exit_status == 3
 
 
+def test_a_case_that_is_gone_is_no_pass_unless_that_is_meant():
+    """To delete the method that lost would be the easiest way through a gate."""
+    now, then = two_runs()
+    lost = replace(then, case=Case("m", "gone", "b", "cpu"))
+
+    decided = against([now], [then, lost], QUALITY)
+
+    assert (decided.verdict, decided.exit_status) == ("inconclusive", 3)
+    assert decided.lines[0].startswith("m-gone-b-cpu: run: refused: the baseline has figures of it, and it was not")
+    assert "--accept-missing" in decided.lines[0]
+    meant = against([now], [then, lost], replace(QUALITY, accept_missing=True))
+    assert (meant.verdict, meant.exit_status) == ("pass", 0)
+    assert "1 case of the baseline not measured here" in meant.lines
+    failed = Result(lost.case, "failed", "crashed")
+    assert against([now], [then, failed], QUALITY).verdict == "pass"
+
+
+def at(one, commit):
+    return replace(one, fingerprint=MACHINE | {"revision": {"commit": commit * 40, "dirty": False}})
+
+
+def test_results_of_several_commits_are_counted_and_named():
+    """Five cases: one is of the newest commit, one of none, and three of three others."""
+    run = [
+        replace(at(stored(f"x{i}"), commit), created=f"2026-11-2{5 - i}T10:00:00+00:00")
+        for i, commit in enumerate("abcd")
+    ]
+    run.append(replace(stored("x4"), created="2026-11-20T10:00:00+00:00"))
+
+    said = against(run, [at(replace(one, created=""), "e") for one in run], QUALITY).lines
+
+    (note,) = [line for line in said if "other commits" in line]
+    assert note.startswith("4 of 5 cases here, measured at other commits than its newest: ")
+    assert all(commit * 10 in note for commit in "bcd")
+    assert "a" * 10 not in note
+    assert "and 1 more" in note
+    alike = against([at(one, "f") for one in run], [at(one, "e") for one in run], QUALITY)
+    assert not any("other commits" in line for line in alike.lines)
+    old = replace(stored("fp32"), created="2026-11-20T10:00:00+00:00")
+    assert "1 of 2 cases here" in "".join(within([run[0], old], QUALITY).lines)
+
+
+def test_full_precision_that_changed_is_not_told_to_use_more_bits():
+    """Its model, its data or the toolchain changed: the commits and the libraries are named."""
+    now, then = (
+        stored("fp32", right=right, size=size, answers=str(right))
+        for right, size in ((1_700, 2_000_000), (1_900, 10**6))
+    )
+    newer = MACHINE | {"versions": {"torch": "2.14.0"}, "revision": {"commit": "b" * 40}}
+    now, then = replace(now, fingerprint=newer), at(then, "a")
+
+    checks = against([now], [then], Limits(checks=("quality", "size"))).checks
+
+    assert [check.word for check in checks] == ["regression", "regression"]
+    for check in checks:
+        assert check.todo.startswith("this is full precision: see what changed in the model, its data or the toolchain")
+        assert f"git diff {'a' * 10} {'b' * 10}" in check.todo
+        assert "torch 2.13.0 there, 2.14.0 here" in check.todo
+        assert "bits" not in check.todo
+        assert "wider" not in check.todo
+
+
+def test_the_level_of_the_intervals_is_said_once():
+    """Quality at one side 5 %, so 90 % in all; without any interval nothing is said."""
+    now, then = two_runs(now={"right": 1_890, "peaks": [p * MIB for p in (90, 100, 110, 95, 105, 100, 98)]})
+
+    assert (
+        against([now], [then], Limits()).lines[-1] == "intervals: quality 90 % (5 % to each side), memory at least 95 %"
+    )
+    assert not any("intervals" in line for line in against([now], [then], ALONE["size"]).lines)
+
+
+@pytest.mark.parametrize(("here", "there"), [(False, False), (False, True), (True, False)])
+def test_without_timing_the_next_step_names_rounds(here, there):
+    """Both runs with --rounds 0 have the same rounds already."""
+    none = Measurement.unavailable("latency", Unit.SECOND, "lower", "not asked for (--rounds 0)")
+    now, then = (
+        one if timed else replace(one, latencies_s=(), measurements=one.measurements | {"latency": none})
+        for one, timed in zip(two_runs(), (here, there), strict=True)
+    )
+
+    todo = only(against([now], [then], ALONE["latency"])).todo
+
+    where = {(False, False): "both runs", (False, True): "this run", (True, False): "the baseline"}[here, there]
+    assert todo == f"measure {where} with --rounds of 2 or more"
+
+
 def test_a_disturbed_run_keeps_its_quality_and_its_time_is_refused():
     now, then = two_runs(now={"latency_s": 0.004})
     now = replace(now, status="tainted", reason="load 9 in 5 of 7 rounds")
@@ -328,7 +415,7 @@ def test_a_regression_says_which_commits_lie_between():
 
     decided = against([now], [then], QUALITY)
 
-    assert only(decided).todo.startswith(f"see what changed: git diff {'a' * 10} {'b' * 10}; or ")
+    assert only(decided).todo.startswith(f"see what changed: git diff {'a' * 10} {'b' * 10} (in the repository of ")
     assert f"this run is commit {'b' * 10}" in decided.notes[0]
 
 

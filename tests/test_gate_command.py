@@ -107,7 +107,7 @@ def test_markdown_junit_and_the_step_summary_say_the_same(capsys, runs, home, mo
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "no baseline at"),
+        (None, "the older run has not written it, because it failed or has none of these cases"),
         (b"", "is empty: the older run has not finished"),
         (b"PK\x03\x04 a zip", "is no results file (it is no SQLite database)"),
         ("tables", "is no results file (it has no table 'results')"),
@@ -218,7 +218,7 @@ def test_markdown_says_what_regressed_by_how_much_on_what_data_and_what_to_do():
     )
     assert "- use more bits (`m-int8_static-b-cpu`)" in regressed
     assert text.index("### Regressed") < text.index("### Cannot be compared") < text.index("### Not decided")
-    assert "<details><summary>1 checks passed</summary>" in text
+    assert "<details><summary>1 check passed</summary>" in text
     assert "- a note" in text
 
 
@@ -229,6 +229,65 @@ def test_a_long_table_is_cut_and_says_so():
 
     assert text.count("| `m-x") == 200
     assert "and 50 more" in text
+
+
+def test_a_message_commands_no_terminal_and_is_one_line(capsys, runs, home):
+    """A process that crashes may have written colours, a bell, or a line that looks like a verdict."""
+    command = runs()
+    Store(home / "results.db").add(Result(CASE, "failed", "crashed: \x1b[31mred\x1b[0m\x07\x9b2J\ngate: pass"))
+
+    assert cli.main([*command, "--markdown", str(home / "gate.md")]) == 3
+
+    out, text = capsys.readouterr().out, (home / "gate.md").read_text()
+    assert "failed: crashed: red2J gate: pass;" in out
+    assert "crashed: red2J gate: pass" in text
+    assert all(char.isprintable() for char in (out + text).replace("\n", ""))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("--markdown", "--junit"), ("--markdown", "--baseline"), ("--junit", "--results"), ("--markdown", "summary"),
+     ("--markdown", "default"), ("--junit", "linked")],
+)  # fmt: skip
+def test_no_file_is_written_over_another(capsys, runs, home, monkeypatch, one, other):
+    command = runs()
+    (home / "link").symlink_to(home / "results.db")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(home / "a.md"))
+    second = {
+        "--junit": ("a.md", ["--junit", str(home / "sub" / ".." / "a.md")]),
+        "--baseline": ("main.db", []),
+        "--results": ("results.db", ["--results", str(home / "results.db")]),
+        "summary": ("a.md", ["--step-summary"]),
+        "default": ("results.db", []),
+        "linked": ("link", []),
+    }
+    file, more = second[other]
+    before = {name: (home / name).read_bytes() for name in ("main.db", "results.db")}
+
+    assert cli.main([*command, one, str(home / file), *more]) == 2
+
+    told = capsys.readouterr().err
+    assert "are the same file" in told
+    assert told.count("\n") == 1
+    assert before == {name: (home / name).read_bytes() for name in before}
+    assert not (home / "a.md").exists()
+
+
+def test_what_is_missing_is_accepted_by_name(capsys, runs, home):
+    command = runs()
+    gone = replace(two_runs()[1], case=Case("m", "gone", "b", "cpu"), created="2026-11-22T10:00:00+00:00")
+    Store(home / "main.db").add(gone)
+
+    assert cli.main([*command, "--junit", str(home / "gate.xml")]) == 3
+    assert "m-gone-b-cpu: run: refused" in capsys.readouterr().out
+    assert "m-gone-b-cpu run" in {case.get("name") for case in ElementTree.parse(home / "gate.xml").iter("testcase")}
+    assert cli.main([*command, "--accept-missing"]) == 0
+    assert "1 case of the baseline not measured here" in capsys.readouterr().out
+
+
+def test_one_of_a_thing_is_singular(capsys, runs):
+    assert cli.main([*runs(), "--checks", "size"]) == 0
+    assert "  1 check of 1 case passed\n" in capsys.readouterr().out
 
 
 def test_a_failed_case_is_an_error_in_the_files(runs, home):

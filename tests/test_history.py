@@ -14,13 +14,14 @@ import pytest
 from quantkit import cli
 from quantkit.environment import revision
 from quantkit.errors import InvalidSetting, NothingMeasured
-from quantkit.history.changes import changes, proposed, suspects
+from quantkit.history.changes import changes, suspects
 from quantkit.history.figures import KINDS, value
+from quantkit.history.levels import proposed
 from quantkit.history.report import report
-from quantkit.history.series import after, history
+from quantkit.history.series import history, since
 from quantkit.pipeline.store import Store
 from quantkit.records import Case, Result
-from tests.history_stand import CASE, commit, nights, repository, run
+from tests.history_stand import CASE, commit, git, nights, repository, run
 
 pytest.importorskip("asv", reason="needs asv: pip install 'quantkit[history]'")
 
@@ -370,8 +371,10 @@ def test_a_branch_of_a_real_repository(home, capsys, monkeypatch, tmp_path):
 
 
 def test_since_needs_a_known_commit():
-    with pytest.raises(InvalidSetting, match="no result that is shown"):
-        after(history([run(0)]).series[0].runs[0], "ffff", history([run(0)]))
+    with pytest.raises(InvalidSetting, match="--since ffff is not among the 1 measured commits"):
+        since(history([run(0)]), "ffff")
+    with pytest.raises(InvalidSetting, match="fits several"):
+        since(history([run(n) for n in range(40)]), commit(0)[0])
 
 
 def test_every_stored_result_is_read_in_order(tmp_path):
@@ -420,3 +423,166 @@ def test_noise_does_not_hide_in_a_mean_of_zero():
     """Figures that are zero (no wrong item at all) are followed by items, never by logarithms."""
     assert not found([run(n) for n in range(6)], "error")
     assert np.isfinite(history([run(0)], kinds=["error"]).series[0].values).all()
+
+
+# --- what creeps
+
+
+def test_quality_that_creeps_is_found():
+    """Eight more of 2,000 items wrong every night: no neighbours prove it (2/2^8 = 0.008); sums of them do.
+
+    One series, 14 changes, so 27 tests: 16 lost items have 2/2^16·27 = 0.0008 <= 0.002. No night is to blame.
+    """
+    results = [run(n, wrong=range(8 * n)) for n in range(15)]
+
+    found_ones = found(results, "error")
+
+    assert found_ones[0].regression and found_ones[0].crept
+    assert (found_ones[0].before.commit, found_ones[0].after.commit) == (commit(0), commit(2))
+    assert found_ones[0].p == pytest.approx(27 * 2 * 0.5**16)
+    assert [c.after.commit for c in found_ones] == [commit(n) for n in range(2, 15, 2)]
+    (line, *_) = report(history(results, kinds=["error"]), found_ones).alerts
+    assert f"by {commit(2)[:8]}" in line and f"crept since {commit(0)[:8]}" in line
+
+
+def test_a_sudden_loss_after_a_level_is_blamed_on_its_commit():
+    """The level stood until run 4: that run, not the first of the level, is named before."""
+    (change,) = found([*(run(n) for n in range(5)), run(5, wrong=range(30))], "error")
+
+    assert (change.before.commit, change.after.commit, change.crept) == (commit(4), commit(5), False)
+
+
+def test_a_loss_is_found_against_the_run_before_even_where_the_first_was_as_bad():
+    """Nine items won (not proved), then thirty others lost: 30 to 0 against the run before."""
+    (change,) = found([run(0, wrong=range(9)), run(1), run(2, wrong=range(100, 130))], "error")
+
+    assert change.regression and not change.crept
+
+
+def test_quality_that_came_back_in_part_still_stands():
+    """200 lost, 30 won back, proved both: still 170 worse than before."""
+    lost, _ = found([run(0), run(1, wrong=range(200)), run(2, wrong=range(170))], "error")
+
+    assert lost.regression
+
+
+def test_constant_quality_is_silent():
+    """200 simulated series of 15 nights, 100 of 2,000 items by chance: 0.002 each; more than 4 have p = 5e-5."""
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(200):
+        (series,) = history([run(n) for n in range(15)], kinds=["error"]).series
+        flips = [np.r_[rng.integers(0, 2, 100), np.ones(1_900)].astype(float).tobytes() for _ in series.runs]
+        runs = tuple(replace(r, outcomes=o) for r, o in zip(series.runs, flips, strict=True))
+        alarms += bool(changes([replace(series, runs=runs)]))
+
+    assert alarms <= 4
+
+
+def test_size_and_fidelity_that_creep_are_found():
+    """0.09 % a night is below 0.1 %, two nights are above; 0.2 dB are 2.3 %, three nights make 7.2 %, above 5 %."""
+    results = [run(n, size=round(100_000 * 1.0009**n), sqnr_db=30 - 0.2 * n) for n in range(4)]
+
+    (size, *_), (fidelity,) = found(results, "artifact_size"), found(results, "relative_error")
+
+    assert (size.before.commit, size.after.commit, size.crept) == (commit(0), commit(2), True)
+    assert (fidelity.before.commit, fidelity.after.commit, fidelity.crept) == (commit(0), commit(3), True)
+    assert fidelity.size.value == pytest.approx(10**0.03)
+    assert size.regression and fidelity.regression
+
+
+def test_a_size_that_shrank_in_part_still_stands():
+    grown, shrunk = found([run(0), run(1, size=110_000), run(2, size=104_000)], "artifact_size")
+
+    assert grown.regression
+    assert shrunk.direction == "better"
+
+
+def test_timings_that_creep_are_found():
+    """1 % a night in 1 % of noise over 40 nights: asv's solver puts no step into it, and 47 % would be lost unseen."""
+    results = [run(n, latency_s=0.003 * 1.01**n, noise=0.01) for n in range(40)]
+
+    (change,) = found(results, "latency")
+
+    assert change.regression and change.crept
+    assert change.before.commit == commit(0)
+    assert change.size.low < 1.01**20 < change.size.high
+
+
+# --- accepted
+
+
+@pytest.fixture
+def rebased(home, monkeypatch, tmp_path):
+    """Three commits of one second, the third worse by 10 points; measured newest first."""
+    folder = tmp_path / "rebased"
+    folder.mkdir()
+    monkeypatch.setenv("GIT_AUTHOR_DATE", "1700000000 +0000")
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "1700000000 +0000")
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    for number in range(3):
+        git(folder, "commit", "--quiet", "--allow-empty", "--message", f"S{number}")
+    hashes = git(folder, "rev-list", "--reverse", "main").split()
+    monkeypatch.chdir(folder)
+    for number in (2, 1, 0):
+        told = {"commit": hashes[number], "committed": 1_700_000_000, "dirty": False}
+        result = run(3 - number, wrong=range(200) if number == 2 else ())
+        stored(home, [replace(result, fingerprint=result.fingerprint | {"revision": told})])
+    return hashes
+
+
+@pytest.mark.parametrize("how", [[], ["--branch", "main"]])
+def test_since_goes_by_the_place_and_not_by_the_time(rebased, capsys, how):
+    for name in (rebased[0], "HEAD~2", rebased[0][:12], "HEAD~1"):
+        assert cli.main(["history", "--since", name, *how]) == 1, name
+        assert f"at {rebased[2][:8]}" in capsys.readouterr().out
+
+
+def test_nothing_after_the_accepted_commit_is_no_pass(rebased, capsys):
+    assert cli.main(["history", "--since", "HEAD"]) == 3
+    assert "nothing was measured after the accepted commit" in capsys.readouterr().out
+
+
+def test_a_gap_at_the_accepted_commit_hides_no_step():
+    """The case was not measured at commit 1: whether the step came before or after it is not known, so it is told."""
+    other = replace(CASE, method="int8_dynamic")
+    table = history([run(0), run(0, case=other), run(1, case=other), run(2, wrong=range(50))], kinds=["error"])
+
+    (change,) = changes(since(table, commit(1)).series)
+
+    assert (change.before.commit, change.after.commit) == (commit(0), commit(2))
+
+
+def test_what_crept_before_the_accepted_commit_is_accepted():
+    """Eight items a night, seven nights accepted: what is told crept since then."""
+    table = history([run(n, wrong=range(8 * min(n, 9))) for n in range(12)], kinds=["error"])
+
+    (change,) = changes(since(table, commit(7)).series)
+
+    assert change.before.commit == commit(7)
+
+
+# --- words for what is not there
+
+
+def test_a_word_that_fits_no_case_is_named_with_cases_that_exist(home, capsys):
+    stored(home, [run(0)])
+
+    assert cli.main(["history", "--cases", "zzz"]) == 3
+    err = capsys.readouterr().err
+    assert "zzz" in err and CASE.id in err
+
+
+def test_figures_that_no_result_has_are_named_with_those_that_there_are(home, capsys):
+    stored(home, [run(0, latencies_s=(), reference_latencies_s=())])
+
+    assert cli.main(["history", "--figures", "latency"]) == 3
+    assert "none has latency, there is peak_memory, artifact_size, error, relative_error" in capsys.readouterr().err
+
+
+def test_how_sure_intervals_are_is_said(home, capsys):
+    stored(home, [run(0), run(1)])
+
+    cli.main(["history"])
+
+    assert "intervals: 95% of each step, 99% of the newest values" in capsys.readouterr().out

@@ -247,6 +247,62 @@ def test_the_commands_export_and_check(home, capsys):
     assert cli.main(["history", "check", "a", "b", "--asv", str(home / "none")]) == 3
 
 
+def test_what_was_not_measured_again_is_no_pass(tmp_path):
+    """A case vanished: inconclusive. Beside a regression: regression. What is new is named, and passes."""
+    gone = two_of([run(0), run(0, case=OTHER), run(1)], tmp_path / "gone")
+    assert (gone.verdict, gone.exit_status) == ("inconclusive", 3)
+    assert any(line.startswith("missing: speed.Speed.time_call") and OTHER.id in line for line in gone.lines)
+
+    worse = two_of([run(0), run(0, case=OTHER), run(1, size=200_000)], tmp_path / "worse")
+    assert worse.exit_status == 1
+    assert any(line.startswith("missing") for line in worse.lines)
+
+    added = two_of([run(0), run(1), run(1, case=OTHER)], tmp_path / "added")
+    assert added.exit_status == 0
+    assert any(line.startswith("new: speed.Speed.time_call") and OTHER.id in line for line in added.lines)
+
+
+def two_of(results, folder):
+    export(results, folder)
+    return check(folder, commit(0), commit(1))
+
+
+# --- several exports
+
+
+def test_a_second_export_keeps_the_cases_of_the_first(tmp_path):
+    """Two equal machines, one results file each: the newer result of a case counts, whichever was exported first."""
+    export([run(0, size=1, created="2026-01-02T00:00:00+00:00"), run(0, case=OTHER, size=2)], tmp_path)
+    export([run(0, size=3, created="2026-01-01T00:00:00+00:00")], tmp_path)
+
+    assert cell(read(tmp_path)[commit(0)], "artifact_size") == {repr(CASE.id): 1, repr(OTHER.id): 2}
+    export([run(0, size=4, created="2026-01-03T00:00:00+00:00", latencies_s=())], tmp_path)
+    found = read(tmp_path)[commit(0)]
+    assert cell(found, "artifact_size") == {repr(CASE.id): 4, repr(OTHER.id): 2}
+    assert set(cell(found, "latency")) == {repr(CASE.id), repr(OTHER.id)}
+    assert cell(found, "latency", "stats")[repr(OTHER.id)]["repeat"] == 77
+
+
+def test_an_export_of_an_older_version_has_one_time_for_all_cases(tmp_path):
+    export([run(0, case=OTHER, size=2)], tmp_path)
+    (path,) = (tmp_path / "quantkit-m1").glob("*-quantkit.json")
+    content = json.loads(path.read_text())
+    del content["quantkit_measured"]
+    path.write_text(json.dumps(content))
+
+    export([run(0)], tmp_path)
+
+    assert len(cell(read(tmp_path)[commit(0)], "artifact_size")) == 2
+
+
+def test_a_damaged_export_is_said(tmp_path):
+    (path,) = export([run(0)], tmp_path).files
+    for text in ("{", "[]", '{"commit_hash": "x"', f'{{"commit_hash": "{commit(0)}", "results": {{"a": [1]}}}}'):
+        path.write_text(text)
+        with pytest.raises(CorruptFile, match="cannot be read"):
+            export([run(0)], tmp_path)
+
+
 # --- the benchmarks of this repository
 
 

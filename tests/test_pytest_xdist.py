@@ -187,7 +187,7 @@ def test_timing_that_was_not_alone_is_said():
         "TIMING WAS NOT ALONE: gw0 was to time tiny on cpu while gw1 was to build and judge, 0.500 s"
     )
     assert list(summary.was_alone([race, build | {"start": 2.0}])) == [
-        "timing was alone: 2.0 s in 1 spans, no other work of this run beside them"
+        "timing was alone: 2.0 s in 1 span, no other work of this run beside them"
     ]
     assert list(summary.was_alone([build, build])) == []
 
@@ -224,8 +224,8 @@ def test_a_case_that_crashes_fails_alone(place):
     [
         (["--methods", "int8_statik"], 4, "no method named 'int8_statik'. Did you mean 'int8_static'?"),
         (["--methods", "fp32", "--items", "0"], 4, "--items must be at least 1: got 0"),
-        (["--methods", "fp32", "--gate", "nowhere.db"], 4, "no baseline at nowhere.db"),
-        (["--methods", "fp32", "--results", "benchmarks"], 3, "benchmarks"),
+        (["--methods", "fp32", "--gate", "nowhere.db"], 2, "no baseline at nowhere.db"),
+        (["--methods", "fp32", "--results", "benchmarks"], 2, "benchmarks"),
         (["--models", "fmnist_cnn"], 5, ""),
     ],
     ids=["name", "items", "gate", "results", "nothing"],

@@ -203,6 +203,87 @@ def test_a_pull_request_before_any_baseline_is_told_so(runner):
 
 
 @linux
+def test_a_baseline_that_has_expired_is_told_as_one_that_is_not_there_yet(runner):
+    mark = runner.kept / "quantkit-baseline" / "expired"
+    mark.touch()
+
+    done = runner.job("gate.yml", "gate", context=PULL, **measured(runner))
+    mark.unlink()
+
+    assert (done.success, done.status) == (False, 2)
+    assert "::warning title=gate::the baseline that run 101 on main kept has expired" in done.output
+    assert "no baseline at baseline/main.db" in done.summary
+
+
+FETCHES = [
+    ("gate.yml", "gate", "Fetch the baseline", PULL),
+    ("nightly.yml", "macs", "Fetch the nights before", MAC),
+    ("pages.yml", "build", "Fetch what the nights have measured", PULL),
+]
+
+
+@linux
+@pytest.mark.parametrize(("name", "job", "step", "context"), FETCHES, ids=[row[0] for row in FETCHES])
+def test_a_refused_download_is_no_missing_result(runner, name, job, step, context):
+    """A runner that may not read is told so by gh, and not that nothing was kept."""
+    done = runner.job(name, job, context=context, only=(step,), GH_REFUSES="yes")
+
+    assert not done.success
+    assert "HTTP 403" in done.output
+    assert "::" not in done.output
+
+
+@linux
+def test_without_an_environment_the_gate_is_not_asked(runner):
+    """Its status would be the shell's 127, and its word would point at a summary that nobody wrote."""
+    stamp = runner.clone / ".venv" / ".quantkit-setup"
+    stamp.unlink()
+
+    done = runner.job("gate.yml", "gate", context=PULL, only=("Set up", "Measure", "Gate"))
+    stamp.touch()
+
+    assert not done.success
+    assert done.steps == ["Set up"]
+
+
+@linux
+def test_a_night_with_a_failed_case_still_looks_back(runner):
+    """The step that measured failed; what is stored is looked at all the same."""
+    only = ("Set up", "Measure", "Look for regressions")
+    seed = {"results/m1-mini.db": runner.kept / "quantkit-baseline" / "main.db"}
+
+    done = runner.job("nightly.yml", "macs", context=MAC, only=only, seed=seed, FULL_ARGS="--profile none")
+
+    assert done.steps == ["Set up", "Measure", "Look for regressions"]
+    assert not done.success
+    assert "tiny_plane-fp32-grid-cpu" in done.summary
+
+
+@linux
+def test_pages_find_main_from_another_branch(runner):
+    """asv.conf.json names the branch main; a checkout of another one has it as origin/main only."""
+    step, git = ("Find the branch main",), ["git", "-C", str(runner.clone)]
+    for words in (["update-ref", "refs/remotes/origin/main", "HEAD"], ["switch", "-q", "-c", "other"]):
+        subprocess.run([*git, *words], check=True)
+    subprocess.run([*git, "branch", "-q", "-D", "main"], check=True)
+
+    assert runner.job("pages.yml", "build", context=PULL, only=step).success
+    assert runner.job("pages.yml", "build", context=PULL, only=step).success  # it is there already
+    head = [subprocess.check_output([*git, "rev-parse", name]) for name in ("main", "origin/main")]
+    assert head[0] == head[1]
+    subprocess.run([*git, "switch", "-q", "main"], check=True)
+
+
+def test_pages_are_not_built_where_no_night_can_keep_anything():
+    """A morning without a Mac is no failure; the deployment waits for the page."""
+    jobs = workflow("pages.yml")["jobs"]
+
+    assert jobs["build"]["if"] == workflow("nightly.yml")["jobs"]["macs"]["if"] == "vars.QUANTKIT_MACS != ''"
+    assert jobs["deploy"]["needs"] == "build"
+    assert "if" not in jobs["deploy"]
+
+
+@linux
 @pytest.mark.slow
 def test_a_night_measures_keeps_and_looks_back(runner):
     """The second night adds to the first one's results file."""
@@ -250,13 +331,14 @@ def test_pages_are_built_from_what_the_nights_have_kept(runner):
 
 @linux
 @pytest.mark.slow
-def test_the_ten_lines_for_another_repository_work(runner):
+def test_the_lines_for_another_repository_work(runner):
     """docs/gate.md, as it stands there; what is measured is the toy toolchain, and quantkit is installed already."""
     block = (WORKFLOWS.parents[1] / "docs" / "gate.md").read_text().rpartition("```yaml\n")[2].partition("```")[0]
     job = yaml.safe_load(f"steps:\n{block}".replace("\n    env:", "\nenv:"))
-    assert len(block.splitlines()) <= 10
-    assert job["steps"][1]["run"].startswith("pip install")
-    del job["steps"][1]
+    own = (WORKFLOWS / "check.yml").read_text()
+    assert all(line.strip().removeprefix("- ") in own for line in block.splitlines() if "uses:" in line)
+    assert job["steps"][2]["run"] == "pip install 'quantkit[onnx] @ git+https://github.com/OWNER/quantkit@COMMIT'"
+    del job["steps"][2]
     temp = runner.clone.parent / "temp"
     temp.mkdir()
     git = ["git", "update-ref", "refs/remotes/origin/main", "HEAD"]
@@ -269,3 +351,13 @@ def test_the_ten_lines_for_another_repository_work(runner):
 
     assert done.success, done.output
     assert done.summary.startswith("## quantkit gate: pass")
+
+    (temp / "base.db").unlink()  # the first pull request of a model: the base does not know its name
+    subprocess.run(["git", "worktree", "remove", "--force", str(temp / "base")], cwd=runner.clone, check=True)
+    job["steps"][3]["run"] = job["steps"][3]["run"].replace("$CASES", "--models my_net")
+    new = runner.run(job, env=env | {"PATH": path})
+
+    assert (new.success, new.status) == (False, 2), new.output
+    assert new.steps[-1].startswith("quantkit gate")
+    assert new.summary.startswith("## quantkit gate: error")
+    assert "no baseline at" in new.summary

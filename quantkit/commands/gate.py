@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     checks = "of quality,latency,memory,size (default: all with --baseline, else quality; a limit adds its own check)"
     add("--checks", metavar="A,B", help=checks)
     add("--accept-older", action="store_true", help="compare even results that are older than their baseline")
+    add("--accept-missing", action="store_true", help="let cases go that the baseline has and nobody measured here")
     add("--markdown", type=Path, metavar="FILE", help="write the summary for a pull request")
     add("--junit", type=Path, metavar="FILE", help="write JUnit XML: a test case for each case and check")
     add("--step-summary", action="store_true", help="append the summary to the file that $GITHUB_STEP_SUMMARY names")
@@ -42,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
     from quantkit.errors import NothingMeasured, QuantizationError
 
     summary = _step_summary() if options.step_summary else None
+    _refuse_overwriting(options, summary)
     try:
         decided = _decided(options)
     except QuantizationError as error:  # a reader of the files is told, too, that there is no verdict and why
@@ -72,9 +75,8 @@ def _limits(options: argparse.Namespace) -> Limits:
     from quantkit.conclude.gate_asked import limits
 
     told = {option.removeprefix("max_").removesuffix("_growth"): getattr(options, option) for option in NAMED}
-    return limits(
-        options.baseline is not None, options.checks, margin=options.margin, accept_older=options.accept_older, **told
-    )
+    told |= {name: getattr(options, name) for name in ("margin", "accept_older", "accept_missing")}
+    return limits(options.baseline is not None, options.checks, **told)
 
 
 def _step_summary() -> Path:
@@ -89,6 +91,25 @@ def _step_summary() -> Path:
             "--step-summary needs GITHUB_STEP_SUMMARY, as a GitHub runner sets it: use --markdown FILE"
         )
     return Path(told)
+
+
+def _refuse_overwriting(options: argparse.Namespace, summary: Path | None) -> None:
+    """Refuse a file to write that is another one to write, or one to read."""
+    from quantkit.errors import InvalidSetting
+    from quantkit.pipeline.settings import results_file
+
+    written = {"--markdown": options.markdown, "--junit": options.junit, "--step-summary": summary}
+    read = {"--baseline": options.baseline, "--results": options.results or results_file()}
+    for (one, path), (other, there) in combinations((written | read).items(), 2):
+        if one in written and path and there and _same(path, there):
+            raise InvalidSetting(
+                f"{one} and {other} are the same file ({path}), and one would overwrite the other: name two"
+            )
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to one file, now or once it is written."""
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def _write(decided: Gate, options: Any, summary: Path | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ EXAMPLES = """
   quantkit history page .asv/html                          make the page that 'asv publish' wrote work without network
 """
 
+CASES_SHOWN = 5  # where none fits
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options, and the actions with their own."""
@@ -25,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("--figures", metavar="A,B", help="only these (default: all)")
     show.add_argument("--cases", metavar="WORD", help="only cases whose id holds this word")
     show.add_argument("--branch", metavar="REV", help="only commits of this branch, in its order (default: by time)")
-    show.add_argument("--since", metavar="COMMIT", help="only steps after this commit; earlier ones are accepted")
+    show.add_argument("--since", metavar="REV", help="only steps after this commit; earlier ones are accepted")
     show.add_argument(
         "--machine", default="", metavar="ID", help="fingerprint to look at (default: the newest result's)"
     )
@@ -77,16 +79,15 @@ def _show(options: argparse.Namespace) -> int:
     from quantkit.history.changes import ALPHA, changes, suspects
     from quantkit.history.report import report
     from quantkit.history.repository import commits_of
-    from quantkit.history.series import after, history
+    from quantkit.history.series import history, since
 
     order = commits_of(options.branch) if options.branch else None
     table = history(
-        (result for result in _every(options) if not options.cases or options.cases in result.case.id),
+        _of_cases(_every(options), options.cases or ""),
         machine=options.machine, order=order, dirty=getattr(options, "dirty", False), kinds=_figures(options.figures),
     )  # fmt: skip
+    table = table if options.since is None else since(table, _commit(options.since))
     found = changes(table.series, alpha=_alpha(options.alpha, ALPHA))
-    if options.since:
-        found = [change for change in found if after(change.before, options.since, table)]
     said = report(table, found, suspects(table.series))
     print(f"{said.table}\n\nmachine {table.machine}: {table.title}")
     for line in (*said.notes, *said.alerts, said.last):
@@ -99,6 +100,32 @@ def _every(options: argparse.Namespace) -> Iterator[Any]:
     from quantkit.pipeline.store import Store
 
     return Store(options.results or results_file(), write=False).every()
+
+
+def _of_cases(results: Iterable[Any], word: str) -> Iterator[Any]:
+    from quantkit.errors import NothingMeasured
+
+    others, found = dict[str, None](), False
+    for result in results:
+        if word in result.case.id:
+            found = True
+            yield result
+        else:
+            others[result.case.id] = None
+    if others and not found:
+        shown = ", ".join(list(others)[-CASES_SHOWN:])
+        raise NothingMeasured(f"--cases {word}: no stored result is of such a case; of {len(others)} cases: {shown}")
+
+
+def _commit(name: str) -> str:
+    """Return the hash that a revision stands for, or what was given: the commit need not be in this clone."""
+    from quantkit.errors import InvalidSetting
+    from quantkit.history.repository import commit_of
+
+    try:
+        return commit_of(name)
+    except InvalidSetting:
+        return name
 
 
 def _figures(text: str | None) -> tuple[str, ...]:
@@ -131,17 +158,11 @@ def _write(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from quantkit.errors import InvalidSetting
     from quantkit.history.asv_check import check
-    from quantkit.history.repository import commit_of
 
-    commits = []
-    for name in (options.before, options.after):
-        try:
-            commits.append(commit_of(name))
-        except InvalidSetting:
-            commits.append(name)  # a hash whose commit is not in this clone; asv's files may have it all the same
-    done = check(options.asv, *commits, factor=options.factor, machine=options.machine)
+    done = check(
+        options.asv, _commit(options.before), _commit(options.after), factor=options.factor, machine=options.machine
+    )
     print(f"history check: {done.verdict}")
     for line in done.lines:
         print(f"  {line}")

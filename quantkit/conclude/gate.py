@@ -6,6 +6,7 @@ and not decided); `refused` (cannot be compared: the reason is named); `new` (no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,7 @@ Name = Literal["quality", "latency", "memory", "size", "run"]
 Word = Literal["pass", "regression", "inconclusive", "refused", "new"]
 Verdict = Literal["pass", "regression", "inconclusive", "nothing", "error"]
 CHECKS: tuple[Name, ...] = ("quality", "latency", "memory", "size")
+COLOUR = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # ECMA-48, control sequences: what a terminal obeys
 EXIT = {"pass": 0, "regression": 1, "error": 2, "inconclusive": 3, "nothing": 3}
 
 
@@ -33,6 +35,7 @@ class Limits:
         checks: what is asked; a check that nobody asked for and that neither run measured is left out.
         named: those that were asked for by name: one of them that cannot be done stands in the way.
         accept_older: compare results even where they were measured before their baseline.
+        accept_missing: a case that the baseline has and that was not measured here is a note, and no obstacle.
 
     Raises:
         InvalidSetting: a limit that makes no sense.
@@ -45,6 +48,7 @@ class Limits:
     checks: tuple[Name, ...] = CHECKS
     named: frozenset[str] = frozenset()
     accept_older: bool = False
+    accept_missing: bool = False
 
     def __post_init__(self) -> None:
         for option, value in (("slowdown", self.slowdown), ("memory-growth", self.memory), ("size-growth", self.size)):
@@ -80,7 +84,7 @@ class Check:
     @property
     def text(self) -> str:
         """The check in one line, with verdict and next step."""
-        return f"{self.case.id}: {self.name}: {self.word}: {self.said}" + (f"; {self.todo}" if self.todo else "")
+        return plain(f"{self.case.id}: {self.name}: {self.word}: {self.said}" + (f"; {self.todo}" if self.todo else ""))
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,17 @@ class Gate:
     @property
     def lines(self) -> tuple[str, ...]:
         """A line for each check that did not pass, worst first, then the notes."""
-        return (*(check.text for check in standing(self.checks)), *self.notes)
+        return (*(check.text for check in standing(self.checks)), *map(plain, self.notes))
+
+
+def plain(text: str) -> str:
+    """Return text as one line of what can be printed: what a process wrote as it crashed commands no terminal."""
+    return "".join(char for char in " ".join(COLOUR.sub("", text).split()) if char.isprintable())
+
+
+def counted(number: int, thing: str) -> str:
+    """Return e.g. `1 case`, `2 cases`."""
+    return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
 ORDER: tuple[Word, ...] = ("regression", "refused", "inconclusive", "new", "pass")
@@ -127,5 +141,6 @@ def gate(checks: Sequence[Check], notes: Sequence[str] = (), created: str = "") 
         none = "nothing was gated: no case has a figure and something to compare it with"
         return Gate("nothing", tuple(checks), (*notes, none), created)
     open_ones = {"refused", "inconclusive"} & set(words)
-    said = () if open_ones else (f"{words.count('pass')} checks of {len({c.case for c in checks})} cases passed",)
+    cases = counted(len({check.case for check in checks}), "case")
+    said = () if open_ones else (f"{counted(words.count('pass'), 'check')} of {cases} passed",)
     return Gate("inconclusive" if open_ones else "pass", tuple(checks), (*said, *notes), created)

@@ -26,6 +26,7 @@ def limits(
     memory: float | None = None,
     size: float | None = None,
     accept_older: bool = False,
+    accept_missing: bool = False,
 ) -> Limits:
     """Return limits from options of which None was not given.
 
@@ -43,7 +44,9 @@ def limits(
         named |= _words(checks)
     asked = tuple(name for name in CHECKS if name in named or (checks is None and (older or name == "quality")))
     margin = None if margin is None else checked_margin(margin)
-    return Limits(margin, checks=asked, named=frozenset(named), accept_older=accept_older, **told)
+    return Limits(
+        margin, checks=asked, named=frozenset(named), accept_older=accept_older, accept_missing=accept_missing, **told
+    )
 
 
 def _words(checks: str) -> set[str]:
@@ -64,8 +67,13 @@ def older_run(baseline: Path, results: Path) -> list[Result]:
     """
     if baseline.is_dir():
         raise NoBaseline(f"{baseline} is a folder: name the results file in it")
-    if baseline.is_file():
-        _look(baseline)
+    if not baseline.exists():
+        raise NoBaseline(
+            f"no baseline at {baseline}: the older run has not written it, because it failed or has none "
+            "of these cases; name the results file of an older run, or, where all cases are new, leave out --baseline: "
+            "each is then gated against its own full precision"
+        )
+    _look(baseline)
     found = older_results(baseline, results)
     if not found:
         raise NoBaseline(
@@ -101,15 +109,19 @@ def _has_results(file: Path) -> bool:
 
 
 class Asked:
-    """What `pytest --gate MARGIN|FILE` asks for: a margin against full precision, or the results of an older run."""
+    """What `pytest --gate MARGIN|FILE` asks for: a margin against full precision, or the results of an older run.
 
-    def __init__(self, text: str, results: Path):
+    Args:
+        chosen: this run's cases were chosen: what else the baseline has was left out on purpose.
+    """
+
+    def __init__(self, text: str, results: Path, *, chosen: bool = False):
         self.older: list[Result] | None = None
         try:
             margin = float(text)
         except ValueError:
             self.older = older_run(Path(text), results)
-            self.limits = limits(True)
+            self.limits = limits(True, accept_missing=chosen)
         else:
             self.limits = limits(False, margin=margin)
 

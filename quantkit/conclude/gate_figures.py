@@ -161,7 +161,10 @@ def wanted(now: Result, then: Result, name: Name, limits: Limits) -> Refusal | b
     where = "here" if missing[0] is now else "in the baseline"
     said = f"{name} was measured in neither run" if len(missing) == 2 else f"no {name} was measured {where}"
     reason = missing[0].measurements[METRICS[name]].reason if METRICS[name] in missing[0].measurements else "not stored"
-    return f"{said} ({reason})", "measure both runs with the same --profile and --rounds"
+    if "--rounds 0" in reason:
+        both = "both runs" if len(missing) == 2 else "this run" if missing[0] is now else "the baseline"
+        return f"{said} ({reason})", f"measure {both} with --rounds of 2 or more"
+    return f"{said} ({reason})", "measure both runs with the same --profile and --rounds, or leave it out of --checks"
 
 
 def _has(result: Result, name: Name) -> bool:

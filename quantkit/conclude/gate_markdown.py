@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from quantkit.conclude.gate import Check, Gate, standing
+from quantkit.conclude.gate import Check, Gate, counted, plain, standing
 
 MOST = 200  # rows of one table: a step summary takes 1 MiB and a comment 65,536 characters
 HEADINGS = {
@@ -32,15 +32,23 @@ def markdown(gate: Gate) -> str:
             lines += [f"### {HEADINGS[word]}", "", *_table(found), "", *_todo(found)]
     passed = [check for check in gate.checks if check.word == "pass"]
     if passed:
-        lines += [f"<details><summary>{len(passed)} checks passed</summary>", "", *_table(passed), "", "</details>", ""]
+        lines += [
+            f"<details><summary>{counted(len(passed), 'check')} passed</summary>",
+            "",
+            *_table(passed),
+            "",
+            "</details>",
+            "",
+        ]
     lines += [*(f"- {_safe(note)}" for note in gate.notes), "", *_legend(gate)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _counts(gate: Gate) -> str:
-    counted = {word: sum(check.word == word for check in gate.checks) for word in HEADINGS}
-    said = ", ".join(f"{count} {HEADINGS[word].lower()}" for word, count in counted.items() if count)
-    return f"{len(gate.checks)} checks of {len({c.case for c in gate.checks})} cases: {said or 'none'}."
+    counts = {word: sum(check.word == word for check in gate.checks) for word in HEADINGS}
+    said = ", ".join(f"{count} {HEADINGS[word].lower()}" for word, count in counts.items() if count)
+    cases = counted(len({check.case for check in gate.checks}), "case")
+    return f"{counted(len(gate.checks), 'check')} of {cases}: {said or 'none'}."
 
 
 def _table(checks: list[Check]) -> list[str]:
@@ -89,8 +97,8 @@ def _legend(gate: Gate) -> list[str]:
 
 
 def _safe(text: str) -> str:
-    """Return text that stays in its cell and is no markup: pipes, angle brackets, line breaks."""
-    text = " ".join(text.split())
+    """Return text that stays in its cell and is no markup: pipes, angle brackets, line breaks, control characters."""
+    text = plain(text)
     for raw, quoted in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'")):
         text = text.replace(raw, quoted)
     return text

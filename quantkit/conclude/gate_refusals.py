@@ -105,12 +105,16 @@ def _short(identity: Any) -> str:
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Return what differs between two fingerprints, the versions one by one."""
     moved = [name for name in _FIELDS if old.get(name) != new.get(name)]
-    parts = [f"{name} {old.get(name)} there, {new.get(name)} here" for name in moved]
-    before, after = old.get("versions", {}), new.get("versions", {})
-    changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
-    parts += [f"{name} {before.get(name, 'none')} there, {after.get(name, 'none')} here" for name in changed]
+    parts = [f"{name} {old.get(name)} there, {new.get(name)} here" for name in moved] + versions(old, new)
     more = f", and {len(parts) - 3} more" if len(parts) > 3 else ""
     return ("; ".join(parts[:3]) or f"id {old.get('id')} there, {new.get('id')} here") + more
+
+
+def versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return which libraries differ between two fingerprints, and how."""
+    before, after = old.get("versions", {}), new.get("versions", {})
+    changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    return [f"{name} {before.get(name, 'none')} there, {after.get(name, 'none')} here" for name in changed]
 
 
 _FIELDS = ("system", "processor", "features", "cores", "memory_gib", "python")

@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.conclude import gate_figures as figures
+from quantkit.conclude import gate_notes as notes
 from quantkit.conclude import gate_refusals as refusals
 from quantkit.conclude.compare import OTHER, Comparison, adjusted, comparisons, families, retained
-from quantkit.conclude.gate import CHECKS, Check, Gate, Limits, Name, gate
+from quantkit.conclude.gate import CHECKS, Check, Gate, Limits, Name, counted, gate
+from quantkit.conclude.gate_notes import ALPHA, CONFIDENCE
 from quantkit.errors import NoBaseline
 from quantkit.records import Result
 from quantkit.stats.interval import Estimate, simultaneous
-
-ALPHA, CONFIDENCE = 0.05, 0.95
 
 
 def within(results: Sequence[Result], limits: Limits) -> Gate:
@@ -32,7 +32,8 @@ def within(results: Sequence[Result], limits: Limits) -> Gate:
             checks += [figures.refused(pair.result, name, (why, todo)) for name in limits.checks if name != "quality"]
             continue
         checks += _figures(pair.result, pair.baseline, limits, lambda name, p=pair: _in_one_run(p, name, limits))
-    return gate(_sorted(checks, results), _unmeasured(checks, results, limits), _newest(results))
+    said = [*notes.other_commits(results, "here"), *notes.unmeasured(checks, results, limits), *notes.intervals(checks)]
+    return gate(_sorted(checks, results), said, notes.created(results))
 
 
 def against(results: Sequence[Result], older: Iterable[Result], limits: Limits) -> Gate:
@@ -48,10 +49,14 @@ def against(results: Sequence[Result], older: Iterable[Result], limits: Limits) 
     for family in families(r for r in results if r.measured):
         checks += _family(family, before, limits)
     checks += _new(results, before, limits)
-    gone = len({case for case, then in before.items() if then.measured} - {result.case for result in results})
-    notes = [f"this run is {_origin(results)}; the baseline is {_origin(list(before.values()))}"]
-    notes += [f"{gone} cases of the baseline were not measured here"] if gone else []
-    return gate(_sorted(checks, results), [*notes, *_unmeasured(checks, results, limits)], _newest(results))
+    here, older = {result.case for result in results}, list(before.values())
+    gone = sorted(then.case for then in older if then.measured and then.case not in here)
+    checks = _sorted(checks, results) + ([] if limits.accept_missing else notes.gone(gone))
+    said = [f"this run is {notes.origin(results)}; the baseline is {notes.origin(older)}"]
+    said += notes.other_commits(results, "here") + notes.other_commits(older, "of the baseline")
+    said += [f"{counted(len(gone), 'case')} of the baseline not measured here"] if gone else []
+    said += notes.unmeasured(checks, results, limits) + notes.intervals(checks)
+    return gate(checks, said, notes.created(results))
 
 
 def _family(family: list[Result], before: dict[Any, Result], limits: Limits) -> list[Check]:
@@ -71,16 +76,8 @@ def _family(family: list[Result], before: dict[Any, Result], limits: Limits) -> 
         if "quality" in limits.checks and _judged_by_quality(now):
             checks += _quality(now, then, limits, open_pairs)
     checks += [figures.quality(pair) for pair in adjusted(open_pairs, ALPHA)]
-    return [_with_diff(check, before[check.case], family) for check in checks]
-
-
-def _with_diff(check: Check, then: Result, family: Sequence[Result]) -> Check:
-    """Return the check; a regression whose two commits are known says how to see what lies between them."""
-    now = next(result for result in family if result.case == check.case)
-    old, new = _commit(then), _commit(now)
-    if check.word != "regression" or not (old and new) or old == new:
-        return check
-    return replace(check, todo=f"see what changed: git diff {old} {new}; or {check.todo}")
+    runs = {now.case: (now, before[now.case]) for now in family if now.case in before}
+    return [replace(check, todo=notes.next_step(check, *runs[check.case])) for check in checks]
 
 
 def _quality(now: Result, then: Result, limits: Limits, open_pairs: list[Comparison]) -> list[Check]:
@@ -148,22 +145,10 @@ def _in_one_run(pair: Comparison, name: Name, limits: Limits) -> Check:
 
 def _revisions(now: Result, then: Result) -> str:
     """Return the command that compares the case as two revisions of the code build and run it."""
-    old, new = _commit(then), _commit(now)
+    old, new = notes.commit(then), notes.commit(now)
     if not (old and new) or old == new:
         old, new = "BASE", "CAND"
     return f"quantkit latency {old}@{now.case.id} {new}@{now.case.id}"
-
-
-def _commit(result: Result) -> str:
-    return str((result.fingerprint.get("revision") or {}).get("commit", ""))[:10]
-
-
-def _origin(results: Sequence[Result]) -> str:
-    """Return where results come from: their newest one's commit and time."""
-    newest = max(results, key=lambda result: result.created)
-    commit = _commit(newest)
-    changed = ", with changed files" if (newest.fingerprint.get("revision") or {}).get("dirty") else ""
-    return (f"commit {commit}{changed}" if commit else "of no known commit") + f" ({newest.created or 'no time'})"
 
 
 def _ended(results: Sequence[Result], before: dict[Any, Result]) -> list[Check]:
@@ -221,14 +206,3 @@ def _sorted(checks: list[Check], results: Sequence[Result]) -> list[Check]:
     """Return the checks in the order of the cases, quality first."""
     place = {result.case: number for number, result in enumerate(results)}
     return sorted(checks, key=lambda check: (place[check.case], (*CHECKS, "run").index(check.name)))
-
-
-def _unmeasured(checks: list[Check], results: Sequence[Result], limits: Limits) -> list[str]:
-    """Return a note for each check that nobody asked for by name and that no run has figures for."""
-    have = {check.name for check in checks}
-    left = [name for name in limits.checks if name not in have and any(r.measured for r in results)]
-    return [f"{name} was measured in neither run and was not gated" for name in left if name in figures.METRICS]
-
-
-def _newest(results: Sequence[Result]) -> str:
-    return max((result.created for result in results), default="")

@@ -1,12 +1,14 @@
 """What `asv compare` finds, as a word and an exit status: asv itself ends with 0 whatever it found.
 
 The comparison is asv's own (its files, its statistics, its factor); only the answer is ours. It says `nothing` where
-asv would print an empty table, and a benchmark that gave a number before and fails now is a regression.
+asv would print an empty table; a benchmark that gave a number before and fails now is a regression, and one that was
+not measured now is no pass.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +22,9 @@ Cells = dict[tuple[str, str], tuple[float | None, Any]]  # (benchmark, environme
 
 @dataclass(frozen=True)
 class Check:
-    """The answer: 0 pass, 1 regression, 3 nothing measured at both commits."""
+    """The answer: 0 pass, 1 regression, 3 inconclusive (not all was measured again) or nothing measured at both."""
 
-    verdict: Literal["pass", "regression", "nothing"]
+    verdict: Literal["pass", "regression", "inconclusive", "nothing"]
     lines: tuple[str, ...]
 
     @property
@@ -57,20 +59,39 @@ def check(folder: Path, before: str, after: str, *, factor: float = 1.1, machine
     broken = [cell for cell in shared if new[cell][0] is None]
     both = [cell for cell in shared if _number(new[cell][0])]
     if not both and not broken:
-        missing = [
-            name for name, cells in ((before, old), (after, new)) if not any(_number(v) for v, _ in cells.values())
-        ]
-        why = (
-            f"nothing was measured of {' and '.join(name[:12] for name in missing)}"
-            if missing
-            else "they have no benchmark in common"
-        )
-        return Check("nothing", (f"{where}: {why}",))
-    lines = [f"broken: {cell[0]} gave {old[cell][0]:.4g} and fails now" for cell in broken]
-    lines += [_line(cell, old, new) for cell in both if _worse(old[cell], new[cell], factor)]
-    if lines:
-        return Check("regression", tuple(lines))
-    return Check("pass", (f"{len(both)} benchmarks are not worse by more than {(factor - 1) * 100:.3g} %",))
+        return Check("nothing", (f"{where}: {_nothing({before: old, after: new})}",))
+    worse = [f"broken: {cell[0]} gave {old[cell][0]:.4g} and fails now" for cell in broken]
+    worse += [_line(cell, old, new) for cell in both if _worse(old[cell], new[cell], factor)]
+    lost, added = _one_sided(old, new)
+    if worse or lost:
+        return Check("regression" if worse else "inconclusive", (*worse, *lost, *added))
+    passed = f"{len(both)} benchmarks are not worse by more than {(factor - 1) * 100:.3g} %"
+    return Check("pass", (passed, *added))
+
+
+def _nothing(commits: Mapping[str, Cells]) -> str:
+    missing = [name[:12] for name, cells in commits.items() if not any(_number(v) for v, _ in cells.values())]
+    return f"nothing was measured of {' and '.join(missing)}" if missing else "they have no benchmark in common"
+
+
+def _one_sided(old: Cells, new: Cells) -> tuple[list[str], list[str]]:
+    """Return a line for each benchmark that has a figure before and is not measured now, and the reverse.
+
+    asv keeps nan for what was skipped: that is not measured, too.
+    """
+    several = len({environment for _, environment in (*old, *new)}) > 1
+    names = {cell: cell[0] + (f" in {cell[1]}" if several else "") for cell in (*old, *new)}
+    lost = [
+        f"missing: {names[cell]} gave {value:.4g} and was not measured now"
+        for cell, (value, _) in old.items()
+        if _number(value) and (cell not in new or _skipped(new[cell][0]))
+    ]
+    added = [
+        f"new: {names[cell]} was not measured before, {'fails' if value is None else f'is {value:.4g}'} now"
+        for cell, (value, _) in new.items()
+        if (value is None or _number(value)) and (cell not in old or _skipped(old[cell][0]))
+    ]
+    return lost, added
 
 
 def _machine(folder: Path, asked: str) -> str:
@@ -101,6 +122,11 @@ def _cells(folder: Path, machine: str, commit: str) -> Cells:
 def _number(value: float | None) -> bool:
     """Return whether it is a figure: asv keeps None for what failed and nan for what was skipped."""
     return value is not None and math.isfinite(value)
+
+
+def _skipped(value: float | None) -> bool:
+    """Return whether it was not measured: nan."""
+    return value is not None and not _number(value)
 
 
 def _worse(old: tuple[float | None, Any], new: tuple[float | None, Any], factor: float) -> bool:

@@ -2,6 +2,7 @@
 
 A file holds what one machine measured of one commit. Every benchmark has one parameter, the case, by the id that
 pytest shows. Runs of one commit are joined: all their processes count for time and memory, the newest for the rest.
+What an earlier export wrote of the same machine and commit stays, but for figures that were measured again since.
 The machine's name carries its fingerprint, since a change of library is another series. The format is that of asv 0.6
 (results of version 2, `benchmarks.json` of version 2, `machine.json` of version 1).
 """
@@ -31,6 +32,8 @@ COLUMNS = (
 )  # fmt: skip
 UNITS = {Unit.SECOND: "seconds", Unit.BYTE: "bytes", Unit.SHARE: ""}  # asv makes friendly multiples of the first two
 ENVIRONMENT, MEMORY = "quantkit", "peak_memory"
+MEASURED = "quantkit_measured"  # in a file, beside what asv reads: when each figure was, in milliseconds since 1970
+Cells = dict[str, tuple[Any, ...]]  # by case: when it was measured, the value, the six statistics
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class Written:
 
 
 def export(results: Iterable[Result], folder: Path, *, dirty: bool = False) -> Written:
-    """Write results as asv's result files below `folder` (asv's `results_dir`); files of other origin stay.
+    """Write results as asv's result files below `folder` (asv's `results_dir`); what is there already stays.
+
+    Of a figure that an earlier export wrote, of the same case, commit and machine, the newer one is kept.
 
     Args:
         results: of any machines and commits, in the order measured.
@@ -52,6 +57,7 @@ def export(results: Iterable[Result], folder: Path, *, dirty: bool = False) -> W
     Raises:
         NothingMeasured: there is nothing to write; the message has the reasons.
         StorageError: the folder cannot be written.
+        CorruptFile: a file that is there already cannot be read.
     """
     groups: dict[tuple[str, str], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     out, count = Counter[str](), 0
@@ -74,7 +80,7 @@ def export(results: Iterable[Result], folder: Path, *, dirty: bool = False) -> W
         some = next(iter(group.values()))[0]
         _write(folder / machine / "machine.json", _machine(some, machine) | {"version": 1})
         path = folder / machine / f"{commit[:8]}-{ENVIRONMENT}.json"
-        _write(path, _file(machine, {case: _joined(runs) for case, runs in sorted(group.items())}))
+        _write(path, _file(machine, {case: _joined(runs) for case, runs in group.items()}, _earlier(path, commit)))
         files.append(path)
     return Written(tuple(files), count, left)
 
@@ -115,29 +121,60 @@ def _joined(runs: Sequence[Result]) -> Result:
     )
 
 
-def _file(machine: str, group: Mapping[str, Result]) -> dict[str, Any]:
+def _file(machine: str, group: Mapping[str, Result], earlier: Mapping[str, Cells]) -> dict[str, Any]:
     some = next(iter(group.values()))
     told = revision_of(some)
-    rows = {kind.benchmark: found for kind in KINDS.values() if (found := _row(kind, group)) is not None}
+    found = {kind.benchmark: _newest(earlier.get(kind.benchmark, {}), _cells(kind, group)) for kind in KINDS.values()}
+    rows = {name: _row(cells) for name, cells in found.items() if cells}
     python = ".".join(str(some.fingerprint.get("python", "")).split(".")[:2])
     return {
         "commit_hash": told["commit"], "env_name": ENVIRONMENT, "date": told["committed"] * 1000,
         "params": _machine(some, machine) | {"python": python}, "python": python, "requirements": {}, "env_vars": {},
         "result_columns": COLUMNS, "results": rows, "durations": {}, "version": 2,
+        MEASURED: {name: {case: cell[0] for case, cell in found[name].items()} for name in rows},
     }  # fmt: skip
 
 
-def _row(kind: Kind, group: Mapping[str, Result]) -> list[Any] | None:
-    """Return a benchmark's columns over its cases, or None where none has the figure."""
-    found = {case: value(kind, result) for case, result in group.items()}
-    values = {case: figure for case, figure in found.items() if figure is not None}
-    if not values:
-        return None
-    stats = [_stats(kind, group[case], figure) for case, figure in values.items()]
-    created = max(datetime.fromisoformat(group[case].created) for case in values)
-    params = [[repr(case) for case in values]]
-    middle = [figure[0] for figure in values.values()]
-    return [middle, params, VERSION, int(created.timestamp() * 1000), None, *map(list, zip(*stats, strict=True))]
+def _cells(kind: Kind, group: Mapping[str, Result]) -> Cells:
+    """Return a benchmark's figures by case, of the cases that have it."""
+    cells: Cells = {}
+    for case, result in group.items():
+        figure = value(kind, result)
+        if figure is not None:
+            created = int(datetime.fromisoformat(result.created).timestamp() * 1000)
+            cells[repr(case)] = (created, figure[0], *_stats(kind, result, figure))
+    return cells
+
+
+def _newest(earlier: Cells, now: Cells) -> Cells:
+    return earlier | {case: cell for case, cell in now.items() if case not in earlier or cell[0] >= earlier[case][0]}
+
+
+def _row(cells: Cells) -> list[Any]:
+    """Return a benchmark's columns over its cases."""
+    params = sorted(cells)
+    created, middle, *stats = zip(*(cells[case] for case in params), strict=True)
+    return [list(middle), [params], VERSION, max(created), None, *map(list, stats)]
+
+
+def _earlier(path: Path, commit: str) -> dict[str, Cells]:
+    """Return what an earlier export wrote of a commit, by benchmark; asv shortens hashes in names of files."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+        if content["commit_hash"] != commit:
+            return {}
+        return {name: _read(row, content.get(MEASURED, {}).get(name, {})) for name, row in content["results"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CorruptFile(f"{path} cannot be read ({error}): remove it, then export again") from None
+
+
+def _read(row: Sequence[Any], measured: Mapping[str, int]) -> Cells:
+    """Return a row's figures by case; files of older versions have one time for all cases."""
+    middle, (params,), version, started, _, *stats = row
+    columns = zip(params, middle, *stats, strict=True)
+    return {case: (measured.get(case, started), *rest) for case, *rest in columns} if version == VERSION else {}
 
 
 def _stats(kind: Kind, result: Result, figure: Value) -> tuple[float | None, ...]:

@@ -1,8 +1,9 @@
-"""Steps in a history: proposed by asv's own step detection, and believed only when the raw values say so too.
+"""Steps in a history: what is a step, whether it still stands, and how sure that is over the whole table.
 
-Timings and memory vary from run to run: a step is judged by `stats.steps`, over all runs of both levels. Sizes and
-fidelity do not vary: any change beyond rounding is one. Quality is compared item by item between the last run before
-and the first after, by the same paired tests as in a gate. Error rates hold over the whole table (Holm).
+Timings and memory vary from run to run: `levels` finds their steps. Sizes and fidelity do not vary: any change beyond
+rounding is one. Quality is compared item by item, by the same paired tests as in a gate. What creeps makes no step
+between neighbours: so each run is also held against the level that was last accepted (the run after the last step).
+Error rates hold over the whole table (Holm).
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from typing import Literal
 import numpy as np
 from scipy.special import ndtri
 
-from quantkit.extras import require
 from quantkit.history.figures import CONFIDENCE
+from quantkit.history.levels import noisy
 from quantkit.history.series import Run, Series
+from quantkit.stats.checks import Floats
 from quantkit.stats.interval import Estimate
 from quantkit.stats.multiplicity import holm
-from quantkit.stats.retention import compare
-from quantkit.stats.steps import LEAST, Step, step, surviving
+from quantkit.stats.paired_binary import p_worse
+from quantkit.stats.retention import Retention, compare
 
 ALPHA = 0.002  # of one look at one table: a history is looked at night after night (docs/history.md has the figures)
 
-PENALTY = 2.0  # of one more piece; asv's own is 4, with which it proposes half of the steps of 5 % in 1 % of noise
+CONFIDENCE_OF_STEPS = 0.95  # of the interval of a step's size, that of a single one: not adjusted for the table
 RECENT = 11  # runs that a suspect newest one is held against: levels of long ago are another story
 
 
@@ -42,6 +44,7 @@ class Change:
             positive = worse.
         p: chance of so large a step were there none, adjusted for all series of the table.
         stands: whether the newest level is still on the worse (or better) side.
+        crept: no single commit is to blame: `before` is the last run on the old level, `after` where it became proved.
     """
 
     series: Series
@@ -50,6 +53,7 @@ class Change:
     size: Estimate
     p: float
     stands: bool = True
+    crept: bool = False
 
     @property
     def direction(self) -> Literal["worse", "better"]:
@@ -69,10 +73,13 @@ def changes(table: Iterable[Series], *, alpha: float = ALPHA) -> list[Change]:
         MissingExtra: asv is not installed.
     """
     every = list(table)
-    found = [list(_of(series, alpha)) for series in every]
-    silent = sum(not steps for steps in found)
+    found = [[] if series.kind.varies == "items" else list(_of(series, alpha)) for series in every]
+    tests = sum(max(1, len(steps), _tests(series)) for series, steps in zip(every, found, strict=True))
+    for series, steps in zip(every, found, strict=True):
+        if series.kind.varies == "items":  # a level that is only accepted when proved needs the whole table's count
+            steps += _by_items(series, alpha / tests)
     flat = [change for steps in found for change in steps]
-    adjusted = holm([change.p for change in flat] + [1.0] * silent)
+    adjusted = holm([change.p for change in flat] + [1.0] * (tests - len(flat)))
     return [replace(change, p=float(p)) for change, p in zip(flat, adjusted, strict=False) if p <= alpha]
 
 
@@ -83,24 +90,32 @@ def suspects(table: Iterable[Series]) -> list[Change]:
 
 def _of(series: Series, alpha: float) -> Iterator[Change]:
     """Yield the steps of one series, not yet adjusted for the others."""
-    if series.kind.varies == "items":
-        yield from _by_items(series)
-        return
-    values, kind = series.values, series.kind
+    values, kind, runs = series.values, series.kind, series.runs
     if min(values) <= 0:
         return
     if kind.varies == "never":
-        steps = [step([a], [b], position=i + 1) for i, (a, b) in enumerate(pairwise(values))]
-    else:
-        steps = surviving(values, proposed(values), noise=noise_of(series), alpha=alpha)
-    for found in steps:
-        if found.p <= alpha and abs(math.log(found.size.value)) >= math.log1p(kind.least):
-            stands = _stands(values, found.position, found.runs[0])
-            yield Change(series, *_around(series, found), found.size, found.p, stands)
+        yield from _by_value(series)
+        return
+    for since, found in noisy(values, noise_of(series), alpha, least=kind.least, accepted=series.accepted):
+        crept, at = since is not None, found.position
+        before = runs[at - 1] if since is None else runs[since]
+        yield Change(series, before, runs[at], found.size, found.p, _stands(values, at, found.runs[0]), crept)
 
 
-def _around(series: Series, found: Step) -> tuple[Run, Run]:
-    return series.runs[found.position - 1], series.runs[found.position]
+def _by_value(series: Series) -> Iterator[Change]:
+    """Yield the steps of what does not vary: from one run to the next, or from the level to what crept away from it."""
+    logs, runs, least = np.log(series.values), series.runs, math.log1p(series.kind.least)
+    level = series.accepted
+    for i in range(level + 1, len(runs)):
+        level = i - 1 if logs[i - 1] == logs[level] else level
+        for since in dict.fromkeys((i - 1, level)):
+            away = float(logs[i] - logs[since])
+            if abs(away) >= least:
+                size, left = math.exp(away), float(logs[-1] - logs[since]) * math.copysign(1.0, away)
+                exact = Estimate(size, size, size, CONFIDENCE_OF_STEPS)
+                yield Change(series, runs[since], runs[i], exact, 0.0, left >= least, crept=since != i - 1)
+                level = i
+                break
 
 
 def _stands(values: Sequence[float], position: int, runs: int) -> bool:
@@ -108,36 +123,6 @@ def _stands(values: Sequence[float], position: int, runs: int) -> bool:
     before, after = median(values[max(0, position - runs) : position]), median(values[position : position + runs])
     now = median(values[-min(runs, len(values) - position) :])
     return abs(math.log(now / after)) <= abs(math.log(now / before))
-
-
-def proposed(values: Sequence[float]) -> list[list[int]]:
-    """Return the pieces that asv's step detection cuts a series into: the places of the runs in each.
-
-    Outliers are taken out first. The solver is asked with half of asv's penalty for one more piece: it may propose more
-    than is there, since what it proposes is judged afterwards.
-    """
-    detection = require("asv.step_detect")
-    kept = without_outliers(values)
-    count = len(kept)
-    if count < 2 * LEAST:
-        return [kept]
-    y, beta = [values[i] for i in kept], PENALTY * math.log(count) / count
-    rights, *_ = detection.solve_potts_autogamma(y, [1.0] * count, beta=beta, min_size=LEAST)
-    return [kept[left:right] for left, right in pairwise([0, *rights])]
-
-
-def without_outliers(values: Sequence[float]) -> list[int]:
-    """Return the places of the runs that count: asv gives an outlier a piece of its own, between two equal levels.
-
-    Where there would be many (one in eight), they are no outliers, and all count.
-    """
-    detect = require("asv.step_detect").detect_steps
-    pieces = [(left, right, value) for left, right, value, *_ in detect(list(values))]
-    out = set()
-    for (_, _, before), (left, right, own), (_, _, after) in zip(pieces, pieces[1:], pieces[2:], strict=False):
-        back = abs(after - before) < min(abs(own - before), abs(own - after)) / 3
-        out |= {left} if right - left == 1 and back else set()
-    return [i for i in range(len(values)) if i not in out or len(out) > len(values) / 8]
 
 
 def noise_of(series: Series) -> float:
@@ -149,29 +134,67 @@ def noise_of(series: Series) -> float:
     return math.hypot(series.kind.drift, median(spans) / (2 * reach) if spans else 0.0)
 
 
-def _by_items(series: Series) -> Iterator[Change]:
-    """Yield the steps of quality: runs one after the other whose items are judged differently."""
-    for before, after in pairwise(series.runs):
-        same = before.outcomes == after.outcomes or len(before.outcomes) != len(after.outcomes)
-        found = None if same else _paired(before, after)
-        if found is not None:
-            size, p = found
-            last = series.runs[-1]
-            back = _paired(after, last) if last.outcomes != after.outcomes else None
-            undone = back is not None and back[1] <= ALPHA and back[0].value * size.value < 0
-            yield Change(series, before, after, size, p, stands=not undone)
+def _tests(series: Series) -> int:
+    """Return how many paired tests a series of quality can take: each run that differs from the one before, twice.
+
+    The first is the same against its neighbour and against the level.
+    """
+    if series.kind.varies != "items":
+        return 0
+    differ = sum(before.outcomes != after.outcomes for before, after in pairwise(series.runs[series.accepted :]))
+    return max(0, 2 * differ - 1)
 
 
-def _paired(before: Run, after: Run) -> tuple[Estimate, float] | None:
-    """Return how much worse the items went, with its interval, and the two-sided p-value."""
-    how = {name: after.quality[name] for name in ("outcome", "better", "margin")}
+def _by_items(series: Series, alpha: float) -> Iterator[Change]:
+    """Yield the steps of quality that one test proves at `alpha`: from one run to the next, or from the level."""
+    last, level = series.runs[-1], series.runs[series.accepted]
+    for before, after in pairwise(series.runs[series.accepted :]):
+        level = before if before.outcomes == level.outcomes else level
+        for since in (before,) if level is before else (before, level):
+            p = _chance(since, after)
+            if p <= alpha:
+                size = Estimate(*_loss(since, after), CONFIDENCE_OF_STEPS)
+                stands = not _undone(since, after, last, size.value)
+                yield Change(series, since, after, size, p, stands=stands, crept=since is not before)
+                level = after
+                break
+
+
+def _undone(before: Run, after: Run, last: Run, size: float) -> bool:
+    """Return whether the newest run is proved to be back, and not proved to be off the old level any more."""
+    back = _chance(after, last) <= ALPHA and _difference(after, last) * size < 0
+    left = _chance(before, last) <= ALPHA and _difference(before, last) * size > 0
+    return back and not left
+
+
+def _difference(before: Run, after: Run) -> float:
+    """Return by how much the mean outcome is worse."""
+    gain = float(np.frombuffer(after.outcomes).mean() - np.frombuffer(before.outcomes).mean())
+    return -gain if after.quality["better"] == "higher" else gain
+
+
+def _chance(before: Run, after: Run) -> float:
+    """Return the two-sided p-value of "as good as before": McNemar's exact test, or sign flips for scores."""
+    if before.outcomes == after.outcomes or len(before.outcomes) != len(after.outcomes):
+        return 1.0
     then, now = np.frombuffer(before.outcomes), np.frombuffer(after.outcomes)
+    if after.quality["outcome"] == "binary":
+        sides = sorted((int((then > now).sum()), int((then < now).sum())))
+        return min(1.0, 2 * p_worse(sides[1], sides[0]))
     try:
-        worse, better = compare(then, now, **how, alpha=0.025), compare(now, then, **how, alpha=0.025)
+        return min(1.0, 2 * min(_compared(a, b, after).p_worse for a, b in ((then, now), (now, then))))
     except ValueError:
-        return None  # scores whose mean is 0
-    size = Estimate(worse.drop, worse.drop_low, worse.drop_high, 0.95)
-    return size, min(1.0, 2 * min(worse.p_worse, better.p_worse))
+        return 1.0  # scores whose mean is 0
+
+
+def _loss(before: Run, after: Run) -> tuple[float, float, float]:
+    found = _compared(np.frombuffer(before.outcomes), np.frombuffer(after.outcomes), after)
+    return found.drop, found.drop_low, found.drop_high
+
+
+def _compared(then: Floats, now: Floats, run: Run) -> Retention:
+    how = {name: run.quality[name] for name in ("outcome", "better", "margin")}
+    return compare(then, now, **how, alpha=(1 - CONFIDENCE_OF_STEPS) / 2)
 
 
 def _suspect(series: Series) -> Change | None:
@@ -188,4 +211,4 @@ def _suspect(series: Series) -> Change | None:
     if abs(logs[-2] - newest) < away / 2:
         return None  # not alone: a step, or none that is certain yet
     ratio = math.exp(newest - middle)
-    return Change(series, series.runs[-2], series.runs[-1], Estimate(ratio, 0.0, math.inf, 0.95), 1.0)
+    return Change(series, series.runs[-2], series.runs[-1], Estimate(ratio, 0.0, math.inf, CONFIDENCE_OF_STEPS), 1.0)

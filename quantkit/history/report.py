@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from quantkit.conclude.gate import EXIT
-from quantkit.history.changes import Change
-from quantkit.history.figures import Kind
+from quantkit.history.changes import CONFIDENCE_OF_STEPS, Change
+from quantkit.history.figures import CONFIDENCE, Kind
 from quantkit.history.series import History, Series
 from quantkit.stats.steps import LEAST
 from quantkit.units import Unit
@@ -47,16 +47,21 @@ def report(history: History, found: Sequence[Change], suspects: Sequence[Change]
     heads = ("case", "figure", "runs", "first", "newest", "commits", "steps")
     status = EXIT["regression" if alerts else "pass" if comparable(history) else "nothing"]
     table = tabulate(rows, headers=heads, disable_numparse=True)
+    notes.append(
+        f"intervals: {CONFIDENCE_OF_STEPS:.0%} of each step, {CONFIDENCE:.0%} of the newest values in the table"
+    )
     return Report(table, alerts, tuple(notes), last(history, alerts), status)
 
 
 def comparable(history: History) -> bool:
-    """Return whether any series has two commits."""
-    return any(len({run.commit for run in series.runs}) > 1 for series in history.series)
+    """Return whether any series has two commits, from what is accepted on."""
+    return any(len({run.commit for run in series.runs[series.accepted :]}) > 1 for series in history.series)
 
 
 def last(history: History, alerts: Sequence[str]) -> str:
     """Return the line that ends the report: how many regressions, and what could not be judged."""
+    if not comparable(history) and any(series.accepted for series in history.series):
+        return "nothing was measured after the accepted commit (--since): nothing to compare"
     if not comparable(history):
         return "one commit only: nothing to compare; measure another, or take in changed files with --dirty"
     short = sum(series.kind.varies == "runs" and len(series.runs) < 2 * LEAST for series in history.series)
@@ -81,19 +86,25 @@ def alone(change: Change, found: Sequence[Change], history: History) -> bool:
     followed = any(series.case == case and series.kind.name == "time_ratio" for series in history.series)
     near = {run.commit for run in (change.before, change.after)}
     ratio = [c for c in found if c.series.case == case and c.series.kind.name == "time_ratio"]
-    return kind == "latency" and followed and not any(near & {c.before.commit, c.after.commit} for c in ratio)
+    along = [c for c in ratio if change.crept or c.crept or near & {c.before.commit, c.after.commit}]
+    return kind == "latency" and followed and not along
 
 
 def line(change: Change, alone: bool = False) -> str:
-    """Return one line: commit, case, figure, size and interval, levels, and what else is known of the step."""
+    """Return one line: commit, case, figure, size and interval, levels, and what else is known of the step.
+
+    What crept was proved by its commit; which of the commits since the old level did it is not known.
+    """
     kind, commit = change.series.kind, change.after.commit[:SHOWN]
     levels = [figure(run.values[kind.name][0], kind) for run in (change.before, change.after)]
-    head = f"{change.direction}: {change.series.case.id}: {kind.name} {amount(change)} at {commit}"
+    place = f"{'by' if change.crept else 'at'} {commit}"
+    head = f"{change.direction}: {change.series.case.id}: {kind.name} {amount(change)} {place}"
     tail = f"{levels[0]} at {change.before.commit[:SHOWN]}, {levels[1]} after, p = {change.p:.1g}"
+    crept = f"; crept since {change.before.commit[:SHOWN]}: no single commit is proved" if change.crept else ""
     said = "" if change.stands else "; undone since"
     same = "; no change of code: the commit is the same" if change.before.commit == change.after.commit else ""
     shared = "; time_ratio did not step: it is the machine, or what full precision shares" if alone else ""
-    return f"{head} ({tail}{said}{same}{shared})"
+    return f"{head} ({tail}{crept}{said}{same}{shared})"
 
 
 def suspicion(change: Change) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantkit.errors import InvalidSetting
@@ -24,6 +25,18 @@ def commit_of(name: str, folder: Path | None = None) -> str:
         InvalidSetting: git does not know it, or there is no git here.
     """
     return _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", folder=folder, what=name)
+
+
+def in_order(commits: Sequence[str], folder: Path | None = None) -> list[str]:
+    """Return the commits that git knows, parents before children; none where git is of no help."""
+    try:
+        told = _git(
+            "rev-list", "--topo-order", "--reverse", "--ignore-missing", *commits, "--", folder=folder, what="commits"
+        )
+    except InvalidSetting:
+        return []
+    asked = set(commits)
+    return [commit for commit in told.split() if commit in asked]
 
 
 def _git(*words: str, folder: Path | None, what: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from quantkit.pytest_plugin import options
-from quantkit.pytest_plugin.gate import Gate
+from quantkit.pytest_plugin.gate import ERROR, Gate, asked_for
 
 if TYPE_CHECKING:
     from quantkit.errors import QuantizationError
@@ -50,10 +50,34 @@ def case_of(item: pytest.Item) -> Case | None:
     return getattr(getattr(item, "callspec", None), "params", {}).get(FIXTURE)
 
 
+def refused(session: pytest.Session) -> list[tuple[Case, str]]:
+    """Return the cases of this session that the plan refuses, each with its reason: an older run may have had them."""
+    marked = [(case_of(item), item.get_closest_marker("skip")) for item in session.items]
+    return [(case, mark.kwargs.get("reason", "")) for case, mark in marked if case is not None and mark is not None]
+
+
 def selected(session: pytest.Session) -> list[Case]:
     """Return the cases of this session that are not skipped."""
     items = [item for item in session.items if not item.get_closest_marker("skip")]
     return [case for case in map(case_of, items) if case is not None]
+
+
+def keep_refusals(session: pytest.Session) -> None:
+    """Store why cases cannot run that this machine has measured before: what it measured then does not stand for today.
+
+    Of the workers of a run the first does it.
+    """
+    from quantkit.pipeline.execute import store_refusals
+    from quantkit.pipeline.plan import Planned
+    from quantkit.pipeline.store import Store
+
+    given, path = worker(session.config), options.results(session.config)
+    found = refused(session)
+    if not found or not path.is_file() or (given is not None and given["workerid"] != "gw0"):
+        return
+    store = Store(path)
+    known = {result.case for result in store.newest() if result.measured}
+    store_refusals((Planned(case, reason) for case, reason in found if case in known), store)
 
 
 def worker(config: pytest.Config) -> dict[str, Any] | None:
@@ -68,8 +92,8 @@ def of(config: pytest.Config, board: Path | None = None) -> Session:
         board: folder of the board that the processes of this run share.
     """
     if RUN not in config.stash:
-        run, asked = _run(config, board), config.getoption("gate")
-        config.stash[RUN] = Session(run, Gate(asked, run.store.path) if asked else None)
+        run = _run(config, board)
+        config.stash[RUN] = Session(run, asked_for(config, run.store.path))
     return config.stash[RUN]
 
 
@@ -107,11 +131,13 @@ def _say(config: pytest.Config) -> Callable[[str], None]:
 
 
 def leave(config: pytest.Config, error: QuantizationError) -> NoReturn:
-    """End the run with one line; a worker lets the controller do it."""
-    from quantkit.errors import InvalidSetting, NoBaseline
+    """End the run with one line; a worker lets the controller do it.
 
-    usage = isinstance(error, InvalidSetting | NoBaseline)
-    status = pytest.ExitCode.USAGE_ERROR if usage else pytest.ExitCode.INTERNAL_ERROR
+    What was typed wrong ends it with 4, as pytest's own options do; all else with 2, as `quantkit run` and `gate` do.
+    """
+    from quantkit.errors import InvalidSetting
+
+    status = pytest.ExitCode.USAGE_ERROR if isinstance(error, InvalidSetting) else ERROR
     if worker(config) is not None:
         config.workeroutput[EXIT] = (f"quantkit: {error}", int(status))  # type: ignore[attr-defined]
     pytest.exit(f"quantkit: {error}", returncode=status)

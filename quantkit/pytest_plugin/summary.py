@@ -13,10 +13,10 @@ import pytest
 
 from quantkit.pytest_plugin import options, workers
 from quantkit.pytest_plugin import session as sessions
-from quantkit.pytest_plugin.gate import Gate
+from quantkit.pytest_plugin.gate import ERROR, Gate, asked_for
 
 if TYPE_CHECKING:
-    from quantkit.records import Result
+    from quantkit.records import Case, Result
 
 STARTED, LINES = pytest.StashKey[float](), pytest.StashKey[list[str]]()
 UNTIMED = ("original", "build", "evaluate")
@@ -30,6 +30,7 @@ class Done:
     Args:
         cases: how many were selected; `left_out` more are not timed here.
         busy_s: seconds in which at least one process was inside building and running models, of `wall_s` in all.
+        refused: cases that the plan refuses, with the reason.
         notes: those that the workers put on the board, where there were workers.
     """
 
@@ -38,6 +39,7 @@ class Done:
     results: tuple[Result, ...] = ()
     path: Path | None = None
     gate: Gate | None = None
+    refused: Sequence[tuple[Case, str]] = ()
     wall_s: float = 0.0
     busy_s: float = 0.0
     notes: Sequence[dict[str, Any]] = field(default_factory=list)
@@ -53,13 +55,13 @@ def conclude(session: pytest.Session, exit_status: int) -> None:
             session.exitstatus = exit_status = pytest.ExitCode.TESTS_FAILED
         session.config.stash[LINES] = said = list(lines(run, session.config))
         if run.gate is not None and run.results:
-            words, session.exitstatus = run.gate.ending(run.results, exit_status)
+            words, session.exitstatus = run.gate.ending(run.results, exit_status, run.refused)
             said += words
         elif run.cases and not any(r.measured for r in run.results) and exit_status == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
     except QuantizationError as error:
         session.config.stash[LINES] = [f"quantkit: {error}"]
-        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        session.exitstatus = ERROR
 
 
 def _stopped_by_failures(session: pytest.Session) -> bool:
@@ -75,16 +77,17 @@ def done(session: pytest.Session) -> Done:
     if folder is not None:
         return _by_workers(config, folder)
     cases = sum(sessions.case_of(item) is not None for item in session.items)
-    counted = Done(cases, config.stash.get(workers.LEFT_OUT, 0))
+    out = config.stash.get(workers.LEFT_OUT, 0)
     if sessions.RUN not in config.stash:
-        return counted
+        return Done(cases, out)
     ours = config.stash[sessions.RUN]
     return Done(
-        counted.cases,
-        counted.left_out,
+        cases,
+        out,
         tuple(ours.results.values()),
         ours.run.store.path,
         ours.gate,
+        sessions.refused(session),
         time.monotonic() - ours.started,
         ours.run.crew.busy_s(),
     )
@@ -95,20 +98,22 @@ def _by_workers(config: pytest.Config, folder: Path) -> Done:
     from quantkit.pipeline.crew import union_s
     from quantkit.pipeline.store import Store
     from quantkit.pipeline.together import results
+    from quantkit.records import Case
 
     board = Board(folder)
     selected = board.notes("selected") or [{"cases": 0, "left_out": 0}]
-    cases, left_out = selected[0]["cases"], selected[0]["left_out"]
+    cases, out = selected[0]["cases"], selected[0]["left_out"]
     groups = [(key, status) for note in board.notes("group") for key, status in note["results"]]
     if not groups:
-        return Done(cases, left_out)
-    path, asked = options.results(config), config.getoption("gate")
+        return Done(cases, out)
+    path, refused = options.results(config), selected[0]["refused"]
     return Done(
         cases,
-        left_out,
+        out,
         tuple(results(groups, Store(path, write=False))),
         path,
-        Gate(asked, path) if asked else None,
+        asked_for(config, path),
+        [(Case(**told), reason) for told, reason in refused],
         time.monotonic() - config.stash[STARTED],
         union_s((note["start"], note["stop"]) for note in board.notes("work")),
         board.notes("work", "shared", "alone", "waited", "selected"),
@@ -118,8 +123,7 @@ def _by_workers(config: pytest.Config, folder: Path) -> Done:
 def lines(run: Done, config: pytest.Config) -> Iterator[str]:
     """Yield what is written at the end."""
     if run.left_out:
-        how = "name their target or backend to have size and quality (-m ane, --backends coreml)"
-        yield f"{run.left_out} cases cannot be timed here and were left out: {how}"
+        yield left_out(run.left_out)
     if not run.results:
         return
     from quantkit.conclude.report import table
@@ -147,6 +151,13 @@ def lines(run: Done, config: pytest.Config) -> Iterator[str]:
         if asked:
             yield f"{asked[0]} was not served: it needs one process. The same with -n 0 takes all from the results file"
     yield f"results: {run.path}"
+
+
+def left_out(count: int) -> str:
+    """Return what is said of cases that cannot be timed here."""
+    cases, were = ("cases", "were") if count > 1 else ("case", "was")
+    how = "name their target or backend to have size and quality (-m ane, --backends coreml)"
+    return f"{count} {cases} cannot be timed here and {were} left out: {how}"
 
 
 def what_ran_where(notes: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -188,4 +199,5 @@ def was_alone(spans: Sequence[dict[str, Any]]) -> Iterator[str]:
                 return
     if timed:
         seconds = sum(span["stop"] - span["start"] for span in timed)
-        yield f"timing was alone: {seconds:.1f} s in {len(timed)} spans, no other work of this run beside them"
+        spans_said = f"{len(timed)} span{'s' * (len(timed) != 1)}"
+        yield f"timing was alone: {seconds:.1f} s in {spans_said}, no other work of this run beside them"

@@ -11,6 +11,7 @@ import re
 import shutil
 import time
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def prepare(session: pytest.Session) -> None:
     count = given["workercount"]
     try:
         run = sessions.of(config, lock_folder() / given[PLACE]).run
-        run.crew.board.note("selected", cases=len(cases), left_out=config.stash.get(LEFT_OUT, 0))
+        refused = [(asdict(case), reason) for case, reason in sessions.refused(session)]
+        run.crew.board.note("selected", cases=len(cases), left_out=config.stash.get(LEFT_OUT, 0), refused=refused)
         number = int("0" + re.sub(r"\D", "", given["workerid"]))  # gw0, gw1; one that replaces a dead one: gw2 of 2
         together.prepare(sessions.selected(session), run, number=number % count, of=count)
     except QuantizationError as error:

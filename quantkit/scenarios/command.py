@@ -75,11 +75,9 @@ def run(options: Namespace, say: Say, show: Say) -> int:
         cases, loads = [case_of(text) for text in options.cases], loads_of(options)
         if missing := extras.missing("loadgen"):
             raise MissingExtra(f"quantkit load {missing}")
-        limits = {
-            "time_limit_s": time_limit(options, loads),
-            "memory_limit_bytes": Settings.bytes_of(options.memory_limit),
-        }
-        _check_length(loads, limits["time_limit_s"])
+        limit_s, memory = time_limit(options, loads), Settings.bytes_of(options.memory_limit)
+        _check_length(loads, limit_s)
+        limits = {"time_limit_s": limit_s, "memory_limit_bytes": memory}
         settings = Settings.of("regular", threads=options.threads, items=options.items, **limits)
         bench = Bench(settings, Loads(place), say, options.fresh)
         found, failed = of_all(cases, loads, bench)
