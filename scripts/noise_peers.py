@@ -216,8 +216,7 @@ def page(found: list[Trial], counts: dict[float, int]) -> str:
         "For quantkit the first column counts `faster` too. Peers' pairs share runs: their counts are not as many",
         f"independent trials: {counts[0.0]} runs as it is, {counts[0.05]} of each slow-down.", "",
         "quantkit's comparisons with exact intervals (`quantkit selftest noise`):", "", *noise.report(found), "",
-        f"Equal sides ended {verdicts(found)};",
-        f"{busy(found)} of those because half of their blocks or more were disturbed by something else.", "",
+        f"Equal sides ended {verdicts(found)}.", "",
         f"{len(slow)} of {len(found)} comparisons took more than 60 s of measuring. "
         f"Blocks that something disturbed, and that were measured again: {disturbed(found)}.", "",
         f"{datetime.now(UTC).date()}, {about['system']}, {about['processor']}, {about['cores']} cores, "
@@ -226,15 +225,9 @@ def page(found: list[Trial], counts: dict[float, int]) -> str:
 
 
 def verdicts(found: list[Trial]) -> str:
-    """Return how often equal sides ended in each verdict."""
-    equal = [trial.verdict for trial in found if not trial.slowed]
+    """Return how often equal sides ended in each verdict, of the comparisons with an estimate."""
+    equal = [trial.verdict for trial in found if not trial.slowed and trial.estimated]
     return ", ".join(f"{word} {equal.count(word)}" for word in sorted(set(equal), key=equal.count, reverse=True))
-
-
-def busy(found: list[Trial]) -> int:
-    """Return how many comparisons of equal sides ended undecided on a busy machine."""
-    open_ = [trial for trial in found if not trial.slowed and trial.verdict == "inconclusive"]
-    return sum(2 * trial.tainted >= trial.blocks for trial in open_)
 
 
 def disturbed(found: list[Trial]) -> str:

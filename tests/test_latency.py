@@ -4,12 +4,9 @@ A callable with attributes `clock` and `wait` is timed by them; `Ticking` has a 
 is known beforehand.
 """
 
-import json
+import asyncio
 import os
-import random
-import shutil
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -17,34 +14,10 @@ from pathlib import Path
 import pytest
 
 from quantkit import compare_latency, state
-from quantkit.errors import CaseFailed, CorruptFile, InvalidSetting, StorageError
-from quantkit.latency import Pace, Rule, noise, own, protocol
+from quantkit.errors import CaseFailed, InvalidSetting
+from quantkit.latency import Pace, Rule, protocol
 from quantkit.latency.side import Host, Side
-from quantkit.state.noise import LEAST_FLOOR, Trial, floor_of, keep, trials
-
-QUICK = Pace(warmup_s=0.0, turns=2, turn_s=0.004)
-FEW = Rule(first=3, looks=3)
-
-
-class Ticking:
-    """A factory of a call that takes exactly so many seconds of a clock of its own."""
-
-    def __init__(self, seconds, spread=0.0):
-        self.seconds, self.spread, self.now = seconds, spread, 0.0
-
-    def __call__(self):
-        seconds = self.seconds * (1 + self.spread * random.Random(os.getpid()).random())  # drawn once a load
-
-        def call():
-            self.now += seconds
-
-        call.clock = lambda: self.now
-        return call
-
-
-def compared(reference, candidate, spread=0.0, **options):
-    sides = Ticking(reference, spread), Ticking(candidate, spread)
-    return compare_latency(*sides, load=True, **({"rule": FEW, "pace": QUICK} | options))
+from tests.latency_stand import FEW, QUICK, compared
 
 
 @pytest.fixture(autouse=True)
@@ -105,20 +78,6 @@ def test_a_busy_machine_ends_it(monkeypatch):
 
     assert found.verdict == "inconclusive" and found.reason.startswith("the machine is busy: 4 of 4 blocks")
     assert found.speedup is None and found.reference_s is None
-
-
-def test_the_command_writes_json_of_a_machine_too_busy_to_measure(repository, monkeypatch, capsys, tmp_path):
-    from quantkit.cli import main
-
-    monkeypatch.chdir(repository)
-    monkeypatch.setenv("QUANTKIT_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(state, "disturbances", lambda *_: ("others took 80 % of a core",))
-    file = tmp_path / "found.json"
-
-    assert main(["latency", "HEAD@timed_here:Call", "HEAD@timed_here:Call", "--json", str(file)]) == 3
-
-    assert "verdict: inconclusive: the machine is busy" in capsys.readouterr().out
-    assert json.loads(file.read_text())["reference_s"] is None
 
 
 def test_real_callables_in_processes_of_their_own():
@@ -209,222 +168,99 @@ def test_a_process_that_is_killed_between_two_turns_fails_the_case():
             host.load(side)
 
 
-@pytest.fixture
-def repository(tmp_path):
-    """Two revisions of a module; in the second it takes twice as long on a clock of its own."""
-    folder = tmp_path / "code"
-    folder.mkdir()
-    git(folder, "init", "-b", "main")
-    for seconds in ("0.001", "0.002"):
-        (folder / "timed_here.py").write_text(
-            "class Call:\n    now = 0.0\n    def clock(self): return self.now\n"
-            f"    def __call__(self): self.now += {seconds}\n"
-        )
-        git(folder, "add", "-A")
-        git(folder, "commit", "-m", seconds)
-    return folder
+def test_a_load_that_ends_by_itself_says_how():
+    with pytest.raises(CaseFailed, match=r"^candidate leaving crashed while it was timed \(exit status 3\)"):
+        compare_latency(time.time, leaving, rule=FEW, pace=QUICK)
 
 
-def git(folder, *words):
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
+def leaving():
+    os._exit(3)
 
 
-def test_two_revisions_are_compared_each_from_its_own_files(repository):
-    with own.checkout("HEAD~1", repository) as old, own.checkout("main", repository) as new:
-        sides = [own.named("timed_here:Call", str(folder), name) for folder, name in ((old, "old"), (new, "new"))]
-        found = protocol.compare(*sides, rule=FEW, pace=QUICK)
-
-    assert found.verdict == "slower" and found.speedup.value == pytest.approx(0.5)
-    assert not old.exists() and not list(repository.glob(".git/worktrees/*"))
+def test_a_factory_that_dies_names_its_side_alone():
+    with pytest.raises(CaseFailed, match=r"^candidate dying crashed while it was loaded \(killed by SIGKILL\)"):
+        compare_latency(lambda: time.time, dying, load=True, rule=FEW, pace=QUICK)
 
 
-def test_a_revision_that_is_not_there_is_refused(repository):
-    with pytest.raises(InvalidSetting, match="revision 'nowhere'"), own.checkout("nowhere", repository):
-        pass
+async def working():
+    await asyncio.sleep(0)
 
 
-def test_the_command_compares_factories_of_revisions(repository, monkeypatch, capsys, tmp_path):
-    from quantkit.cli import main
-
-    monkeypatch.chdir(repository)
-    monkeypatch.setenv("QUANTKIT_HOME", str(tmp_path / "home"))
-    words = ["latency", "HEAD~1@timed_here:Call", "HEAD@timed_here:Call", "--json", str(tmp_path / "found.json")]
-
-    status = main(words)
-
-    said = capsys.readouterr().out
-    assert status == 1 and "verdict: slower" in said and "0.500" in said
-    assert json.loads((tmp_path / "found.json").read_text())["verdict"] == "slower"
+def giving():
+    yield 1
 
 
-@pytest.fixture
-def project(plugins, home, monkeypatch):
-    """A repository with the plug-ins of the tests; in its second revision their backend takes 2 ms longer a call."""
-    folder = home / "project"
-    shutil.copytree(os.environ["QUANTKIT_PLUGINS"], folder / "plugins", ignore=shutil.ignore_patterns("__pycache__"))
-    git(folder, "init", "-b", "main")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-m", "fast")
-    backend = folder / "plugins" / "backends" / "grid.py"
-    code = backend.read_text()
-    slow = code.replace(
-        "    def run(self, fed):\n", "    def run(self, fed):\n        __import__('time').sleep(0.002)\n"
-    )
-    assert slow != code
-    backend.write_text(slow)
-    git(folder, "commit", "-am", "slow")
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("QUANTKIT_PLUGINS", "plugins")
-    return folder
+class Working:
+    async def __call__(self):
+        await asyncio.sleep(0)
 
 
-def test_a_case_is_compared_as_two_revisions_build_and_run_it(project, capsys):
-    from quantkit.cli import main
+@pytest.mark.parametrize("candidate", [working, giving, Working()], ids=["async", "generator", "async object"])
+def test_a_function_of_which_a_call_does_nothing_is_refused(candidate):
+    with pytest.raises(InvalidSetting, match=r"candidate is an? .*function: a call would only make it .*asyncio\.run"):
+        compare_latency(time.time, candidate)
+    with pytest.raises(CaseFailed, match=r"what is to be timed is an? .*function"):
+        compare_latency(lambda: time.time, lambda: candidate, load=True, rule=FEW, pace=QUICK)
+    with pytest.raises(CaseFailed, match=r"what is timed returned a (coroutine|generator): a call would only make it"):
+        compare_latency(time.time, lambda: candidate(), rule=FEW, pace=QUICK)
 
-    words = ["latency", "HEAD~1@tiny_plane-fp32-grid-cpu", "tiny_plane-fp32-grid-cpu"]
 
-    assert main(words) == 1
-    said = capsys.readouterr().out
-    assert "tiny_plane-fp32-grid-cpu against HEAD~1@tiny_plane-fp32-grid-cpu" in said and "verdict: slower" in said
-
-
-def test_a_revision_that_cannot_build_a_case_is_one_line(project, capsys):
-    from quantkit.cli import main
-
-    (project / "plugins" / "backends" / "grid.py").write_text("import nowhere\n")
-    git(project, "commit", "-am", "broken")
-    git(project, "checkout", "HEAD~1", ".")
-    (project / "quantkit").mkdir()
-    (project / "quantkit" / "__init__.py").touch()
-    git(project, "add", "-A")
-    git(project, "commit", "-m", "another quantkit")
-
-    assert main(["latency", "HEAD~1@tiny_plane-fp32-grid-cpu", "tiny_plane-fp32-grid-cpu"]) == 2
-    broken = capsys.readouterr().err
-    assert main(["latency", "HEAD@tiny_plane-fp32-grid-cpu", "tiny_plane-fp32-grid-cpu"]) == 2
-    older = capsys.readouterr().err
-
-    assert "cannot be built at HEAD~1: " in broken and "nowhere" in broken and "Traceback" not in broken
-    assert "HEAD has a quantkit that does not know this comparison" in older and "module:factory" in older
+@pytest.mark.parametrize("step", [0.0, -1.0, float("nan")], ids=["stands", "falls", "nan"])
+def test_a_clock_that_does_not_rise_is_one_line(step):
+    with pytest.raises(CaseFailed, match=r"^candidate .*: its clock gave .* s for a call, expected more than 0"):
+        compared(0.001, step)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("wrong", "said"),
     [
-        (["nothing", "timed_here:Call"], "a case is MODEL-METHOD-BACKEND-TARGET"),
-        (["fmnist_cnn-fp31-onnxruntime-cpu", "timed_here:Call"], "no method named 'fp31'"),
-        (["timed_here:Call", "timed_here:Cal", "--limit", "2"], "AttributeError"),
-        (["timed_here:Call", "nowhere:make"], "ModuleNotFoundError"),
-        (["timed_here:Call", "timed_here:Call", "--limit", "0"], "--limit must be a positive number"),
-        (["timed_here:Call", "timed_here:Call", "--alpha", "2"], "alpha must be between 0 and 1"),
+        ({"limit_s": float("nan")}, "limit_s must be a positive number of seconds: got nan"),
+        ({"limit_s": -1}, "limit_s must be"),
+        ({"limit_s": "5"}, "limit_s must be a positive number of seconds: got '5'"),
+        ({"seed": -1}, "seed must be a whole number from 0 on: got -1"),
+        ({"rule": "x"}, "rule must be a quantkit.latency.Rule: got 'x'"),
+        ({"pace": 3}, "pace must be a quantkit.latency.Pace: got 3"),
+        ({"rule": Rule(alpha=1e-300)}, "alpha must be 1e-09 at least: got 1e-300"),
     ],
+    ids=str,
 )
-def test_wrong_words_are_one_line(repository, monkeypatch, capsys, words, said):
-    from quantkit.cli import main
-
-    monkeypatch.chdir(repository)
-
-    assert main(["latency", *words]) == 2
-    error = capsys.readouterr().err
-    assert said in error and "Traceback" not in error
+def test_wrong_arguments_are_one_line(wrong, said):
+    with pytest.raises(InvalidSetting, match=said):
+        compare_latency(time.time, time.time, **wrong)
+    with pytest.raises(InvalidSetting, match="1 turn and 1 call"):
+        Pace(turns=0)
 
 
-def trial(speedup, slowed=0.0, verdict="same"):
-    return Trial(slowed, verdict, speedup, 20, 0, 9.0, 0.01, 2, "2026-11-22")
+def test_a_limit_that_two_slow_blocks_do_not_fit_into_ends_it_at_once():
+    start = time.monotonic()
+
+    found = compare_latency(lambda: time.sleep(0.5), lambda: time.sleep(0.5), limit_s=0.6, rule=FEW)
+
+    assert found.verdict == "inconclusive" and not found.blocks and time.monotonic() - start < 5
+    assert found.reason == "two blocks do not fit into the limit: they need 4 s, and 8 are better; raise it" or (
+        found.reason.startswith("two blocks do not fit into the limit: they need 5 s")
+    )
 
 
-def test_the_floor_is_what_one_equal_comparison_in_a_hundred_exceeds():
-    """Effects of ±1 %: their median is 0.67449 sigma of a normal law, the floor 2.5758 sigma."""
-    found = [trial(1.01), trial(0.99)] * 10
+def test_slow_calls_get_shorter_blocks_that_keep_to_the_limit():
+    """A whole block would take (0.1 + 0.3) · 11 = 4.4 s; with one turn it takes 0.8 s."""
+    said = []
 
-    assert floor_of(found) == pytest.approx(0.01 / 0.67449 * 2.57583, rel=1e-4)
-    assert floor_of(found[:19]) is None, "too few"
-    assert floor_of([trial(1.0)] * 20) == LEAST_FLOOR
-    assert floor_of([trial(0.95, slowed=0.05)] * 20) is None, "slowed sides say nothing of it"
+    found = compare_latency(
+        lambda: time.sleep(0.1), lambda: time.sleep(0.3), limit_s=4.0, rule=Rule(first=4, looks=3), say=said.append
+    )
 
-
-def test_the_rule_takes_the_floor_of_this_machine(tmp_path):
-    path = tmp_path / "noise.jsonl"
-    assert noise.rule(path=path) == Rule()
-
-    for _ in range(10):
-        keep(trial(1.005), path)
-        keep(trial(0.995), path)
-
-    assert noise.rule(path=path).floor == pytest.approx(0.01909, rel=1e-3)
-    assert noise.rule(path=path).tolerance == pytest.approx(2 * 0.01909, rel=1e-3)
+    assert found.verdict == "slower" and 2 <= len(found.blocks) <= 5 and found.elapsed_s < 5
+    assert all(len(calls) == 1 for block in found.blocks for calls in block.seconds)
+    assert "1 in a block, not 10" in said[0]
 
 
-def test_rates_have_exact_intervals():
-    """0 of 200: the upper end is 1 - 0.025^(1/200)."""
-    found = [trial(1.0)] * 200 + [trial(0.95, 0.05, "slower")] * 3 + [trial(0.97, 0.05, "inconclusive")]
+def test_long_waits_are_said_once(monkeypatch):
+    from quantkit.latency import side
 
-    assert noise.false_alarms(found).interval == pytest.approx((0.0, 1 - 0.025 ** (1 / 200)))
-    assert (noise.detected(found, 0.05).count, noise.detected(found, 0.05).of) == (3, 4)
+    monkeypatch.setattr(side, "TELL_S", 0.05)
+    said = []
 
+    compare_latency(lambda: time.sleep(0.15), time.time, limit_s=1.0, pace=Pace(turns=1), rule=FEW, say=said.append)
 
-def test_comparisons_are_kept_and_a_cut_line_is_named(tmp_path):
-    path = tmp_path / "noise.jsonl"
-    keep(trial(float("nan")), path)
-    assert trials(path)[0].speedup != trials(path)[0].speedup
-
-    path.write_text(path.read_text() + '{"slowed": 0.0, "verd')
-
-    with pytest.raises(CorruptFile, match="cannot be read"):
-        trials(path)
-
-
-def test_a_folder_that_cannot_be_written_is_said(tmp_path):
-    (tmp_path / "file").write_text("")
-
-    with pytest.raises(StorageError, match="cannot write"):
-        keep(trial(1.0), tmp_path / "file" / "noise.jsonl")
-
-
-def test_the_self_test_goes_on_where_it_was_cut(tmp_path, monkeypatch):
-    path, asked = tmp_path / "noise.jsonl", []
-    for _ in range(3):
-        keep(trial(1.0), path)
-    monkeypatch.setattr(noise.subject, "layers_for", lambda threads: 4)
-    monkeypatch.setattr(noise, "_one", lambda share, *_, **__: asked.append(share) or trial(0.95, share, "slower"))
-
-    found = noise.measure([0.0, 0.05], 4, threads=2, limit_s=1, say=lambda line: None, path=path)
-
-    assert sorted(asked) == [0.0, 0.05, 0.05, 0.05, 0.05] and len(found) == len(trials(path)) == 8
-    with pytest.raises(InvalidSetting, match="at least 1 comparison"):
-        noise.measure([0.0], 0, threads=2, limit_s=1, say=print, path=path)
-
-
-def test_the_report_is_a_table():
-    lines = noise.report([trial(1.0)] * 20 + [trial(0.95, 0.05, "slower")] * 20)
-
-    assert "| equal: false alarms | 20 | 0 (0.0%) | 0.0% to 16.8% |" in lines[2]
-    assert "| slowed by 5%: found | 20 | 20 (100.0%) | 83.2% to 100.0% |" in lines[3]
-    assert lines[-1] == "noise floor: 0.50%"
-
-
-def test_the_network_of_the_self_test_runs():
-    pytest.importorskip("onnxruntime")
-    from quantkit.latency import subject
-
-    (y,) = subject.opened(2, 1)()
-
-    assert y.shape == (64, 512) and (y >= 0).all() and y.any()
-
-
-def test_an_artifact_is_a_side(tmp_path, monkeypatch):
-    from quantkit.latency.artifact import side_of
-    from quantkit.pipeline.settings import Settings
-    from quantkit.records import Case
-
-    monkeypatch.setenv("QUANTKIT_HOME", str(tmp_path))
-    case = Case("fmnist_cnn", "fp32", "onnxruntime", "cpu")
-
-    side = side_of(case, Settings(), lambda line: None)
-    with Host(side) as host:
-        load = host.load(side)
-        seconds = load.time(0.0, 10, 10)
-        load.end()
-
-    assert len(seconds) == 10 and 0 < min(seconds) < 1 and Path(side.spec[3]).is_dir()
+    assert len([line for line in said if line.startswith("waiting for baseline ")]) == 1

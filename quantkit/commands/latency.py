@@ -27,7 +27,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("candidate", help="what is compared with it, in one of the same forms")
     parser.add_argument("--limit", type=float, default=60.0, metavar="S", help="seconds of measuring (default: 60)")
     parser.add_argument("--alpha", type=float, default=0.01, help="chance of a false verdict (default: 0.01)")
-    parser.add_argument("--floor", type=float, help="noise floor (default: as 'quantkit selftest noise' found it)")
+    parser.add_argument(
+        "--floor", type=float, help="noise floor, 0 to 0.1 (default: as 'quantkit selftest noise' found it)"
+    )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of a case's session (default: 1)")
     parser.add_argument("--json", metavar="FILE", help="write the verdict and every timed call")
 
@@ -41,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
     from quantkit.latency.protocol import compare
 
     rule = _rule(options)
+    if options.json:
+        _writable(options.json)
     with ExitStack() as stack:
         sides = [_side(text, options, stack) for text in (options.baseline, options.candidate)]
         progress = partial(print, file=sys.stderr, flush=True)
@@ -53,38 +57,48 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _rule(options: argparse.Namespace) -> Any:
-    from dataclasses import replace
-
     from quantkit.errors import InvalidSetting
-    from quantkit.latency import noise
+    from quantkit.latency.floor import rule
 
     if not 0 < options.limit < float("inf"):
         raise InvalidSetting(f"--limit must be a positive number of seconds: got {options.limit}")
+    return rule(options.alpha, options.floor)
+
+
+def _writable(path: str) -> None:
+    """Refuse a file that cannot be written, before anything is measured."""
+    import tempfile
+    from pathlib import Path
+
+    from quantkit.errors import StorageError
+    from quantkit.files import storage_error
+
+    file = Path(path)
+    if file.is_dir():
+        raise StorageError(f"cannot write {path}: it is a folder; give --json a file")
     try:
-        rule = noise.rule(options.alpha)
-        if options.floor is None:
-            return rule
-        return replace(rule, floor=options.floor, tolerance=max(rule.tolerance, 2 * options.floor))
-    except ValueError as error:
-        raise InvalidSetting(str(error)) from None
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        raise storage_error(error, file) from error
 
 
 def _side(text: str, options: argparse.Namespace, stack: ExitStack) -> Side:
     import sys
     from functools import partial
-    from pathlib import Path
 
     from quantkit.latency.artifact import side_at, side_of
-    from quantkit.latency.own import checkout, named
+    from quantkit.latency.own import named
+    from quantkit.latency.revision import checkout
     from quantkit.pipeline.plan import case_of
     from quantkit.pipeline.settings import Settings
 
     revision, at, what = text.rpartition("@")
-    files = stack.enter_context(checkout(revision)) if at else Path.cwd()
+    there = stack.enter_context(checkout(revision)) if at else None
     if ":" in what:
-        return named(what, str(files), text)
+        return named(what, text, there)
     how = case_of(what), Settings(threads=options.threads), partial(print, file=sys.stderr, flush=True)
-    return side_at(revision, files, *how) if at else side_of(*how)
+    return side_at(there, *how) if there else side_of(*how)
 
 
 def _report(found: LatencyComparison) -> list[str]:
@@ -92,7 +106,7 @@ def _report(found: LatencyComparison) -> list[str]:
     lines = [f"{found.candidate} against {found.reference}"]
     if found.speedup is not None and found.reference_s and found.candidate_s:
         s = found.speedup
-        at = f"{1 - found.rule.alpha:.0%}, all looks together"
+        at = f"{(1 - found.rule.alpha) * 100:.10g}%, all looks together"
         lines.append(f"  {s.value:.3f} [{s.low:.3f}, {s.high:.3f}] times as fast ({at})")
         lines.append(f"  median latency {found.reference_s * 1e3:.4g} ms -> {found.candidate_s * 1e3:.4g} ms")
     counted, left = len(found.blocks) - len(found.tainted), len(found.tainted)

@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; return the exit status."""
+    """Do it; exit 0, 2 error, 3 where no comparison of a kind gave an estimate."""
     import sys
     from functools import partial
 
@@ -37,4 +37,7 @@ def run(options: argparse.Namespace) -> int:
     found = noise.measure(shares, options.comparisons, threads=options.threads, limit_s=options.limit, say=say)
     for line in noise.report(found):
         print(line)
-    return 0
+    empty = [share for share in shares if not (noise.detected(found, share) if share else noise.false_alarms(found)).of]
+    if empty:
+        say("no comparison of a kind gave an estimate: end other work on this machine, then run the same command again")
+    return 3 if empty else 0

@@ -9,25 +9,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from quantkit.catalog import BACKENDS, DATASETS, MODELS, VARIABLE
+from quantkit.catalog import BACKENDS, DATASETS, MODELS
 from quantkit.contracts import Arrays
 from quantkit.errors import CaseFailed, Unsupported
-from quantkit.latency.side import Side
+from quantkit.latency.revision import Checkout
+from quantkit.latency.side import Say, Side
 from quantkit.pipeline.artifact import artifact
 from quantkit.pipeline.inside import INPUTS, opened, timed_inputs
 from quantkit.pipeline.plan import case_of, untimed
 from quantkit.pipeline.settings import Settings
 from quantkit.records import Case
 
-Say = Callable[[str], None]
-BUILD = "import sys; from quantkit.latency.artifact import build_to; build_to(*sys.argv[1:])"
+# The second line is all that a revision's quantkit must know; the first says which one it is.
+BUILD = """import sys, quantkit; open(sys.argv[4], "w").write(str(quantkit.__file__))
+from quantkit.latency.artifact import build_to; build_to(*sys.argv[1:4])"""
 
 
 def side_of(case: Case, settings: Settings, say: Say) -> Side:
@@ -36,27 +37,45 @@ def side_of(case: Case, settings: Settings, say: Say) -> Side:
     Raises:
         Unsupported: the case cannot run here, or nothing can be timed on its target.
     """
-    return _side(case.id, case, str(artifact(_timed(case), settings, say).folder), settings)
+    return Side(
+        case.id, _spec(case, str(artifact(_timed(case), settings, say).folder), settings), modules=_modules(case)
+    )
 
 
-def side_at(revision: str, files: Path, case: Case, settings: Settings, say: Say) -> Side:
-    """Return the side of a case as a revision builds and runs it; its files are unpacked in the folder `files`.
+def side_at(at: Checkout, case: Case, settings: Settings, say: Say) -> Side:
+    """Return the side of a case as a revision builds and runs it, by its own quantkit where it has one.
 
     Raises:
         Unsupported: nothing can be timed on the case's target here.
-        CaseFailed: that revision cannot build it.
+        CaseFailed: that revision cannot build it, or another quantkit than its own would.
     """
-    surroundings = {"PYTHONPATH": str(files), VARIABLE: _plugins_at(files)}
-    say(f"building  {_timed(case).id} at {revision}, or taking it from the cache")
+    say(f"building  {_timed(case).id} at {at.revision}, or taking it from the cache")
+    home = at.package("quantkit")
+    path = at.path if home is None else tuple(dict.fromkeys((str(home), *at.path)))
+    inside = os.pathsep.join(entry for entry in path if Path(entry).is_relative_to(at.files))
+    surroundings = at.environment
+    surroundings["PYTHONPATH"] = os.pathsep.join((inside, surroundings["PYTHONPATH"]))
+    if home is None:
+        say(f"{at.revision} holds no quantkit: the installed one builds and runs it, with that revision's plug-ins")
+    spec = _spec(case, _built(at, case, settings, surroundings, home), settings)
+    of = spec if home is None else ("of", str(at.files), str(at.tree), spec)
+    return Side(f"{at.revision}@{case.id}", of, path, _modules(case), surroundings, str(at.here))
+
+
+def _built(at: Checkout, case: Case, settings: Settings, surroundings: dict[str, str], home: Path | None) -> str:
+    """Return the folder of the artifact that a revision has built."""
     with TemporaryDirectory(prefix="quantkit-build-") as place:
-        out = Path(place) / "artifact"
-        command = [sys.executable, "-c", BUILD, case.id, str(settings.threads), str(out)]
+        out, told = Path(place) / "artifact", Path(place) / "quantkit"
+        command = [sys.executable, "-c", BUILD, case.id, str(settings.threads), str(out), str(told)]
         done = subprocess.run(
-            command, cwd=files, env=os.environ | surroundings, capture_output=True, text=True, check=False
+            command, cwd=at.here, env=os.environ | surroundings, capture_output=True, text=True, check=False
         )
+        by = told.read_text() if told.exists() else ""
+        if by and home and not Path(by).resolve().is_relative_to(at.files):
+            raise CaseFailed(f"{case.id} at {at.revision}: {by} was imported, not that revision's quantkit in {home}")
         if done.returncode:
-            raise _why(case, revision, done.stderr)
-        return _side(f"{revision}@{case.id}", case, out.read_text(), settings, surroundings, str(files))
+            raise _why(case, at.revision, done.stderr)
+        return out.read_text()
 
 
 def _why(case: Case, revision: str, errors: str) -> CaseFailed:
@@ -80,20 +99,12 @@ def _timed(case: Case) -> Case:
     return case
 
 
-def _side(
-    name: str, case: Case, artifact: str, settings: Settings, environment: Mapping[str, str] | None = None,
-    files: str = "",
-) -> Side:  # fmt: skip
-    spec = "factory", "quantkit.latency.artifact:Opened", case, artifact, _inputs(case.model), settings.threads
-    modules = __name__, *BACKENDS.get(case.backend).run_modules
-    return Side(name, spec, (files,) if files else (), modules, environment or {}, files)
+def _spec(case: Case, artifact: str, settings: Settings) -> tuple[Any, ...]:
+    return "factory", f"{__name__}:Opened", case, artifact, _inputs(case.model), settings.threads
 
 
-def _plugins_at(files: Path) -> str:
-    """Return the folders of plug-ins; those inside the working directory are that revision's."""
-    here = Path.cwd()
-    told = [Path(part).absolute() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
-    return os.pathsep.join(str(files / p.relative_to(here) if p.is_relative_to(here) else p) for p in told)
+def _modules(case: Case) -> tuple[str, ...]:
+    return __name__, *BACKENDS.get(case.backend).run_modules
 
 
 def _inputs(name: str) -> list[Arrays]:

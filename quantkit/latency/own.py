@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import subprocess
-import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import pickletools
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import cloudpickle
 
 from quantkit.errors import InvalidSetting
 from quantkit.latency.blocks import Pace
-from quantkit.latency.protocol import LatencyComparison, Say, compare
-from quantkit.latency.side import Side
+from quantkit.latency.protocol import LatencyComparison, compare
+from quantkit.latency.revision import Checkout
+from quantkit.latency.side import Say, Side, import_path
+from quantkit.latency.worker import WAY_OUT, unfinished
 from quantkit.stats.sequential import Rule
 
 
@@ -35,15 +34,18 @@ def compare_latency(
             that is timed: for what cannot be pickled (a session of a runtime), or where loading should vary.
         candidate: the same.
         load: whether they are factories.
-        rule: error rate, noise floor and tolerance (`quantkit.stats.sequential.Rule`).
-        pace: of one block (`quantkit.latency.Pace`).
+        rule: error rate, noise floor and tolerance (`quantkit.latency.Rule`); by default the floor that
+            `quantkit selftest noise` found on this machine.
+        pace: of one block (`quantkit.latency.Pace`); it has fewer turns where two whole blocks do not fit the limit.
         limit_s: seconds after which no further block is begun.
         seed: of the order of turns and of the resampling.
-        say: gets a line of progress at every look.
+        say: gets a line of progress at every look, and where something takes long.
 
     Raises:
-        InvalidSetting: it is not callable, or cannot be pickled.
+        InvalidSetting: it is not callable, cannot be pickled, is an async or generator function; a wrong argument.
         CaseFailed: it raised an error or crashed.
+        NothingMeasured: the measured noise floor is so high that no verdict would mean anything.
+        CorruptFile: the comparisons that the noise floor comes from cannot be read.
 
     >>> from quantkit import compare_latency
     >>> compare_latency(lambda: sum(range(9_000)), lambda: sum(range(18_000)), limit_s=20).verdict
@@ -56,6 +58,8 @@ def compare_latency(
 def _side(given: Callable[[], Any], name: str, load: bool) -> Side:
     if not callable(given):
         raise InvalidSetting(f"{name} must be callable without arguments: got {type(given).__name__}")
+    if kind := unfinished(given):
+        raise InvalidSetting(f"{name} is {kind}: {WAY_OUT}")
     try:
         blob = cloudpickle.dumps(given)
     except Exception as error:
@@ -66,12 +70,20 @@ def _side(given: Callable[[], Any], name: str, load: bool) -> Side:
         ) from error
     called = getattr(given, "__qualname__", type(given).__qualname__)
     home = getattr(given, "__module__", None) or type(given).__module__
-    modules = () if home == "__main__" else (home,)  # imported once, not by every load
-    return Side(f"{name} {called}", ("pickled factory" if load else "pickled", blob), modules=modules)
+    return Side(f"{name} {called}", ("pickled factory" if load else "pickled", blob), modules=_named(blob, home))
 
 
-def named(factory: str, folder: str = "", name: str = "") -> Side:
-    """Return the side of a factory `package.module:function`, taken from a folder or from where this process looks.
+def _named(blob: bytes, home: str) -> tuple[str, ...]:
+    """Return the modules that a pickle may need, to be imported once and not by every load.
+
+    Any text in it that is the name of a module here: one too many costs an import, one too few an import in every load.
+    """
+    texts = {word for _, text, _ in pickletools.genops(blob) if isinstance(text, str) for word in text.split(" ", 1)}
+    return tuple(sorted((texts | {home}) & set(sys.modules) - {"__main__", "__mp_main__"}))
+
+
+def named(factory: str, name: str = "", at: Checkout | None = None) -> Side:
+    """Return the side of a factory `package.module:function`, as it is here or in a revision's files.
 
     Raises:
         InvalidSetting: not of that form.
@@ -79,23 +91,9 @@ def named(factory: str, folder: str = "", name: str = "") -> Side:
     module, colon, function = factory.partition(":")
     if not (module and colon and function):
         raise InvalidSetting(f"expected package.module:factory, a function that returns what is timed: got '{factory}'")
-    folders = (folder,) if folder else ("",)
-    return Side(name or factory, ("factory", factory), folders, (module,), folder=folder)
-
-
-@contextmanager
-def checkout(revision: str, repository: Path | None = None) -> Iterator[Path]:
-    """Unpack a revision's files into a folder that is removed at the end; the repository itself is not touched.
-
-    Raises:
-        InvalidSetting: no repository, or no such revision.
-    """
-    here = repository or Path.cwd()
-    done = subprocess.run(["git", "-C", str(here), "archive", revision], capture_output=True, check=False)
-    if done.returncode:
-        said = (done.stderr.decode().strip().splitlines() or ["git failed"])[-1]
-        raise InvalidSetting(f"revision '{revision}' of {here}: {said}")
-    with TemporaryDirectory(prefix="quantkit-revision-", ignore_cleanup_errors=True) as folder:
-        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as files:
-            files.extractall(folder, filter="data")
-        yield Path(folder)
+    spec = "factory", factory
+    if at is None:
+        here = str(Path.cwd())
+        return Side(name or factory, spec, (here, *import_path()), (module,), folder=here)
+    of = "of", str(at.files), str(at.tree), spec
+    return Side(name or factory, of, at.path, (module,), at.environment, str(at.here))

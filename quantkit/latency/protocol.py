@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
-from quantkit.latency.blocks import Block, Pace, Pair, paired
-from quantkit.latency.side import Side
+from quantkit.errors import InvalidSetting
+from quantkit.latency.blocks import Block, LimitTooShort, Pace, Pair, paired, too_short
+from quantkit.latency.floor import LEAST_ALPHA
+from quantkit.latency.floor import rule as rule_here
+from quantkit.latency.side import Say, Side
 from quantkit.pipeline.locks import Room
 from quantkit.stats.interval import Estimate
 from quantkit.stats.sequential import Look, Rule, SequentialVerdict, look
 
-Say = Callable[[str], None]
 TAINTED_AT_MOST = 0.5  # of all blocks: a machine that is busier than that cannot be measured on
+LATE_AT_MOST = 0.1  # of the limit, by which slow blocks may end after it
+FREE = "wait, end other work, or set QUANTKIT_DISTURBED=keep to count them"
+TELL_S = 5.0  # without a word, after which the number of blocks is said
 
 
 @dataclass(frozen=True)
@@ -62,22 +67,43 @@ def compare(
     Args:
         reference: what the candidate is compared with.
         candidate: what is judged.
-        rule: error rate, noise floor, tolerance and looks.
-        pace: of one block.
+        rule: error rate, noise floor, tolerance and looks; this machine's by default (`quantkit.latency.floor.rule`).
+        pace: of one block; it has fewer turns where two whole blocks do not fit into the limit.
         limit_s: seconds after which no further block is begun.
         seed: of the order of turns and of the resampling.
-        say: gets a line at every look.
+        say: gets a line at every look, and where something takes long.
 
     Raises:
         CaseFailed: a side cannot be loaded, raised an error or crashed.
+        InvalidSetting: an argument of another type, or outside its range.
+        NothingMeasured: the measured noise floor is so high that no verdict would mean anything.
+        CorruptFile: the comparisons that the noise floor comes from cannot be read.
     """
+    _check(rule, pace, limit_s, seed)
+    rule = rule or rule_here()
     say = say or (lambda line: None)
     room = Room(tell=say).alone(f"compare {reference.name} with {candidate.name}")
-    with room, paired(reference, candidate, pace or Pace(), seed) as pair:
+    with room, paired(reference, candidate, pace or Pace(), seed, say) as pair:
         started = time.monotonic()
-        run = _Run(rule or Rule(), seed, say)
-        reason = run.measure(pair, started + limit_s)
+        run = _Run(rule, seed, say, limit_s)
+        try:
+            reason = run.measure(pair, started + limit_s)
+        except LimitTooShort as error:
+            reason = str(error)
         return run.concluded((reference.name, candidate.name), reason, time.monotonic() - started)
+
+
+def _check(rule: Any, pace: Any, limit_s: Any, seed: Any) -> None:
+    """Refuse arguments that would fail later, or not at all."""
+    for name, given, kind in (("rule", rule, Rule), ("pace", pace, Pace)):
+        if not isinstance(given, kind | None):
+            raise InvalidSetting(f"{name} must be a quantkit.latency.{kind.__name__}: got {given!r}")
+    if isinstance(limit_s, bool) or not isinstance(limit_s, int | float) or not limit_s > 0:
+        raise InvalidSetting(f"limit_s must be a positive number of seconds: got {limit_s!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InvalidSetting(f"seed must be a whole number from 0 on: got {seed!r}")
+    if rule is not None and rule.alpha < LEAST_ALPHA:
+        raise InvalidSetting(f"alpha must be {LEAST_ALPHA:g} at least: got {rule.alpha}")
 
 
 @dataclass
@@ -87,9 +113,10 @@ class _Run:
     rule: Rule
     seed: int
     say: Say
+    limit_s: float
     blocks: list[Block] = field(default_factory=list)
     last: Look | None = None
-    looks: int = 0
+    block_s: float = 0.0  # of the last block
 
     @property
     def counted(self) -> list[Block]:
@@ -97,19 +124,34 @@ class _Run:
 
     def measure(self, pair: Pair, end: float) -> str:
         """Measure until it is decided; return why it is not, or an empty string."""
+        told = time.monotonic()
         for count in self.rule.schedule:
             while len(self.counted) < count:
-                if time.monotonic() >= end and len(self.blocks) > 1:
+                if self.blocks and (reason := self._over(pair, end)):
                     self.look()  # in the place of the next one: no look more than the rule has
-                    return "the time is up"
-                self.blocks.append(pair.block())
+                    return reason
+                begun = time.monotonic()
+                self.blocks.append(pair.block(self.limit_s, self.rule.first))
+                self.block_s = time.monotonic() - begun
                 tainted = len(self.blocks) - len(self.counted)
                 if tainted > max(self.rule.first, TAINTED_AT_MOST * len(self.blocks)):
-                    return f"the machine is busy: {tainted} of {len(self.blocks)} blocks were disturbed"
+                    return f"the machine is busy: {tainted} of {len(self.blocks)} blocks were disturbed; {FREE}"
+                if time.monotonic() - told > TELL_S and len(self.counted) < count:
+                    told = time.monotonic()
+                    self.say(f"{len(self.counted):4d} blocks of {count} for the next look")
             self.look()
             if self.last and self.last.verdict != "inconclusive":
                 return ""
         return f"{self.rule.looks} looks did not decide it"
+
+    def _over(self, pair: Pair, end: float) -> str:
+        """Return why no further block is begun, or an empty string; a slow one must be able to end near the limit."""
+        now = time.monotonic()
+        if not pair.cut:
+            return "the time is up" if now >= end and len(self.blocks) > 1 else ""
+        if now + self.block_s <= end + LATE_AT_MOST * self.limit_s:
+            return ""
+        return "the time is up" if len(self.blocks) > 1 else too_short(self.block_s)
 
     def look(self) -> None:
         """Look at the blocks that count."""
