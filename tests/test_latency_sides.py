@@ -254,7 +254,7 @@ def test_modules_of_the_working_tree_beside_the_factory_are_refused(tmp_path, mo
     (files / "made_here.py").write_text("import beside_it\n\ndef make():\n    return print\n")
     monkeypatch.setattr(sys, "path", [str(files), *sys.path])
     spec = ("factory", "made_here:make")
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tree / "beside_it.py"))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tree / "beside_it.py"), raising=False)
     monkeypatch.setitem(sys.modules, "__mp_main__", sys.modules["__main__"])  # as some libraries name it
     made = worker.made_of(str(files), str(tree), spec)
     monkeypatch.setattr(sys.modules["beside_it"], "__file__", str(tree / "beside_it.py"))

@@ -195,7 +195,7 @@ def children_that_hold():
 @linux_only
 def test_the_memory_limit_counts_what_a_job_has_started():
     """3 times 48 MiB are above 128 MiB together; no process is above it alone."""
-    with Workshop([]) as shop, pytest.raises(CaseFailed, match=r"killed at 0\.\d GiB: the memory limit is 0\.1 GiB"):
+    with Workshop([]) as shop, pytest.raises(CaseFailed, match=r"killed at 0\.\d+ GiB: the memory limit is 0\.125 GiB"):
         shop.call(f"{__name__}:children_that_hold", limits=Limits(30, 128 * MIB))
 
 

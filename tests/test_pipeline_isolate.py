@@ -73,7 +73,7 @@ def test_the_time_limit_kills_with_all_that_the_job_started(shop):
 def test_the_memory_limit_kills_and_says_both_figures(shop):
     code = "import time; hoard = bytearray(2**28); time.sleep(60)"
 
-    with pytest.raises(CaseFailed, match=r"killed at 0\.\d GiB: the memory limit is 0\.1 GiB"):
+    with pytest.raises(CaseFailed, match=r"killed at 0\.\d+ GiB: the memory limit is 0\.125 GiB"):
         shop.call("builtins:exec", code, limits=Limits(20, 2**27))
 
 

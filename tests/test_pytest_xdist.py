@@ -154,7 +154,7 @@ def test_kill_9_of_the_worker_that_times_costs_one_test_and_the_rest_goes_on(fre
 def test_ctrl_c_ends_all_and_what_is_finished_is_kept(fresh):
     """One group is stored, the second is being timed; SIGINT to all, as a terminal sends it."""
     toy = [*TOY, "--backends", "logged", "--methods", METHODS, "--rounds", "6"]
-    run = fresh.start(*toy, "-n", "2", SLOW_OPEN="0.1")
+    run = fresh.start(*toy, "-n", "2", SLOW_OPEN="0.25")
     end = time.monotonic() + 60
     while len(fresh.stored() if fresh.results.exists() else ()) < 3:
         assert run.poll() is None and time.monotonic() < end
