@@ -1,6 +1,7 @@
 """A place in which `pytest benchmarks` is run as a user types it, and a toy toolchain that takes notes."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,10 +89,15 @@ class Place:
         settings |= {"NOTED": str(self.notes), "QUANTKIT_DISTURBED": "keep"} | environment
         command = [sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider", *arguments]
         ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-        return subprocess.Popen(
-            command, cwd=ROOT, env=ours | settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
-        )  # fmt: skip
+        # What a shell starts with `&` ignores Ctrl-C, and so would all that it starts; a terminal's programs do not.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return subprocess.Popen(
+                command, cwd=ROOT, env=ours | settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def bench(self, *arguments, **environment):
         process = self.start(*arguments, **environment)
