@@ -27,7 +27,7 @@ from typing import Any
 from quantkit.environment import fingerprint
 from quantkit.files import write_atomic
 from quantkit.latency import noise, subject
-from quantkit.state.noise import Trial
+from quantkit.pipeline.noise import Trial
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / ".quantkit" / "noise"

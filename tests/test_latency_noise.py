@@ -8,8 +8,8 @@ import pytest
 from quantkit import compare_latency
 from quantkit.errors import CorruptFile, InvalidSetting, NothingMeasured, StorageError
 from quantkit.latency import Rule, floor, noise
-from quantkit.state.noise import LEAST_FLOOR, Trial, floor_of, keep, trials
-from quantkit.state.noise import file as noise_file
+from quantkit.pipeline.noise import LEAST_FLOOR, Trial, floor_of, keep, trials
+from quantkit.pipeline.noise import file as noise_file
 from tests.latency_stand import QUICK, Ticking
 
 

@@ -169,6 +169,8 @@ def test_a_gate_works_without_the_baseline_being_selected(place):
 
 def test_a_results_file_that_is_none_is_refused_before_anything_runs(place):
     (place / "broken.db").write_text("no database" * 500)
+    refused = bench(place, "--models", "fmnist_cnn", "--backends", "grid", "--results", str(place / "broken.db"))
+    assert refused[0] == 2 and "INTERNALERROR" not in refused[1], "at its end, too, where every case is refused"
     status, text = bench(place, *TOY, "--results", str(place / "broken.db"))
 
     assert status == 2

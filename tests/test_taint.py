@@ -17,11 +17,11 @@ from quantkit.pipeline import taint
 from quantkit.pipeline.arm import Arm
 from quantkit.pipeline.crew import Crew
 from quantkit.pipeline.execute import Run, execute, race
+from quantkit.pipeline.noise import Trial, keep
 from quantkit.pipeline.settings import Settings
 from quantkit.pipeline.store import Store
 from quantkit.pipeline.trial import _timed
 from quantkit.records import Case
-from quantkit.state.noise import Trial, keep
 
 BASE, CANDIDATE = Case("tiny_plane", "fp32", "grid", "cpu"), Case("tiny_plane", "int8_static", "grid", "cpu")
 SETTINGS = Settings.of("fast", rounds=3, reruns=2, items=100, time_limit_s=20.0)

@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
 
     from quantkit.errors import InvalidSetting
     from quantkit.latency import noise
-    from quantkit.state.noise import file
+    from quantkit.pipeline.noise import file
 
     try:
         shares = [0.0, *(float(text) for text in options.slow_downs.split(",") if text)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantkit.errors import InvalidSetting, NothingMeasured
-from quantkit.state.noise import file, floor_of, trials
+from quantkit.pipeline.noise import file, floor_of, trials
 from quantkit.stats.sequential import Rule
 
 MOST_FLOOR = 0.10  # from here on hardly any change of code would show

@@ -20,7 +20,7 @@ from quantkit.latency import subject
 from quantkit.latency.floor import MOST_FLOOR, with_floor
 from quantkit.latency.protocol import LatencyComparison, compare
 from quantkit.latency.side import Say
-from quantkit.state.noise import ENOUGH, LIMIT_S, Trial, floor_of, keep, trials
+from quantkit.pipeline.noise import ENOUGH, LIMIT_S, Trial, floor_of, keep, trials
 from quantkit.stats.sequential import Rule
 
 

@@ -11,7 +11,7 @@ from quantkit.errors import InvalidSetting
 from quantkit.latency.blocks import Block, LimitTooShort, Pace, Pair, paired, too_short
 from quantkit.latency.floor import LEAST_ALPHA
 from quantkit.latency.floor import rule as rule_here
-from quantkit.latency.side import Say, Side
+from quantkit.latency.side import TELL_S, Say, Side
 from quantkit.pipeline.locks import Room
 from quantkit.stats.interval import Estimate
 from quantkit.stats.sequential import Look, Rule, SequentialVerdict, look
@@ -19,7 +19,6 @@ from quantkit.stats.sequential import Look, Rule, SequentialVerdict, look
 TAINTED_AT_MOST = 0.5  # of all blocks: a machine that is busier than that cannot be measured on
 LATE_AT_MOST = 0.1  # of the limit, by which slow blocks may end after it
 FREE = "wait, end other work, or set QUANTKIT_DISTURBED=keep to count them"
-TELL_S = 5.0  # without a word, after which the number of blocks is said
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,13 @@ from quantkit.pipeline.arm import Arm
 from quantkit.pipeline.cache import Entry, digest, obtain
 from quantkit.pipeline.crew import Crew
 from quantkit.pipeline.energy import measure_energy
+from quantkit.pipeline.noise import noise_floor
 from quantkit.pipeline.plan import Planned, baseline_of, unsupported, untimed
 from quantkit.pipeline.settings import Settings, cache_folder
 from quantkit.pipeline.store import Store
 from quantkit.pipeline.taint import Rounds, watched
 from quantkit.records import Case, Result
-from quantkit.state import noise_floor, snapshot
+from quantkit.state import snapshot
 
 Say = Callable[[str], None]
 ORIGINAL = "original in PyTorch"

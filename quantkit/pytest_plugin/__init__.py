@@ -104,8 +104,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     if sessions.RUN in config.stash:
         config.stash[sessions.RUN].run.crew.close()
-    if hasattr(session, "items") and not config.getoption("collectonly"):
-        sessions.keep_refusals(session)
     if sessions.worker(config) is not None or config.getoption("collectonly"):
         return
     summary.conclude(session, exitstatus)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -62,18 +62,17 @@ def selected(session: pytest.Session) -> list[Case]:
     return [case for case in map(case_of, items) if case is not None]
 
 
-def keep_refusals(session: pytest.Session) -> None:
+def keep_refusals(found: Sequence[tuple[Case, str]], path: Path) -> None:
     """Store why cases cannot run that this machine has measured before: what it measured then does not stand for today.
 
-    Of the workers of a run the first does it.
+    Raises:
+        QuantizationError: the results file cannot be used.
     """
     from quantkit.pipeline.execute import store_refusals
     from quantkit.pipeline.plan import Planned
     from quantkit.pipeline.store import Store
 
-    given, path = worker(session.config), options.results(session.config)
-    found = refused(session)
-    if not found or not path.is_file() or (given is not None and given["workerid"] != "gw0"):
+    if not found or not path.is_file():
         return
     store = Store(path)
     known = {result.case for result in store.newest() if result.measured}

@@ -53,6 +53,8 @@ def conclude(session: pytest.Session, exit_status: int) -> None:
         run = done(session)
         if run.cases and exit_status == pytest.ExitCode.INTERRUPTED and _stopped_by_failures(session):
             session.exitstatus = exit_status = pytest.ExitCode.TESTS_FAILED
+        if exit_status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            sessions.keep_refusals(run.refused, options.results(session.config))
         session.config.stash[LINES] = said = list(lines(run, session.config))
         if run.gate is not None and run.results:
             words, session.exitstatus = run.gate.ending(run.results, exit_status, run.refused)
@@ -79,7 +81,7 @@ def done(session: pytest.Session) -> Done:
     cases = sum(sessions.case_of(item) is not None for item in session.items)
     out = config.stash.get(workers.LEFT_OUT, 0)
     if sessions.RUN not in config.stash:
-        return Done(cases, out)
+        return Done(cases, out, refused=sessions.refused(session))
     ours = config.stash[sessions.RUN]
     return Done(
         cases,
@@ -101,19 +103,20 @@ def _by_workers(config: pytest.Config, folder: Path) -> Done:
     from quantkit.records import Case
 
     board = Board(folder)
-    selected = board.notes("selected") or [{"cases": 0, "left_out": 0}]
+    selected = board.notes("selected") or [{"cases": 0, "left_out": 0, "refused": []}]
     cases, out = selected[0]["cases"], selected[0]["left_out"]
     groups = [(key, status) for note in board.notes("group") for key, status in note["results"]]
+    refused = [(Case(**told), reason) for told, reason in selected[0]["refused"]]
     if not groups:
-        return Done(cases, out)
-    path, refused = options.results(config), selected[0]["refused"]
+        return Done(cases, out, refused=refused)
+    path = options.results(config)
     return Done(
         cases,
         out,
         tuple(results(groups, Store(path, write=False))),
         path,
         asked_for(config, path),
-        [(Case(**told), reason) for told, reason in refused],
+        refused,
         time.monotonic() - config.stash[STARTED],
         union_s((note["start"], note["stop"]) for note in board.notes("work")),
         board.notes("work", "shared", "alone", "waited", "selected"),

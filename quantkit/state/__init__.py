@@ -9,7 +9,6 @@ from quantkit.state.driver import driver_bytes as driver_bytes
 from quantkit.state.memory import Memory as Memory
 from quantkit.state.memory import memory as memory
 from quantkit.state.memory import reset_peak as reset_peak
-from quantkit.state.noise import noise_floor as noise_floor
 from quantkit.state.record import Snapshot as Snapshot
 from quantkit.state.record import own_processor_s as own_processor_s
 from quantkit.state.record import snapshot as snapshot
